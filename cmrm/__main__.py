@@ -1,0 +1,5 @@
+"""`python -m cmrm`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""One prompt about one image, answered by K rows in lockstep: a stream of typed steps."""
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from PIL import Image
+
+from .errors import CmrmError, CmrmWarning
+from .generation import Inputs, Sampling, lockstep
+from .images import open_image
+from .judge import Verdict, verdict
+from .model import Vlm
+from .offsets import Offsets
+from .steering import Positions, Steering, Steps, checked_alphas, checked_layers, steer
+
+MAX_NEW_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row's answer so far. `seconds` run from the request's start to the row's last token."""
+
+    alpha: float
+    text: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    ended: bool = False
+    verdict: Verdict | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return the pace of the row, the prefill included."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """All rows after one more token each; row 0 is the unsteered one. `done` marks the last step."""
+
+    rows: tuple[Row, ...]
+    done: bool = False
+
+
+def compare(
+    vlm: Vlm,
+    image: Image.Image | str | Path | None,
+    prompt: str,
+    offsets: Steering | None,
+    alphas: Sequence[float] = (1.0,),
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    layers: Iterable[int] | None = None,
+    positions: Positions = "last",
+    steps: Steps = "prompt",
+) -> Iterator[Step]:
+    """Answer `prompt` about `image` (None: text only) unsteered and steered, as a stream of steps.
+
+    Row 0 is unsteered; `alphas` are those of the rows after it, all steered by `offsets` (see `steer`
+    for alpha, layers, positions and steps). The prompt is prefilled once for all rows. No hook stays
+    on the model between two steps, so closing or dropping the stream at any time leaves it as it was.
+
+    Raises:
+        CmrmError: bad input, before the first step.
+    """
+    chosen = checked_alphas(alphas) if len(alphas) else ()
+    if chosen and offsets is None:
+        raise CmrmError("There are alphas but no offsets to steer by; give offsets, or no alphas.")
+    if isinstance(offsets, Offsets):
+        for warning in offsets.check(vlm):
+            warnings.warn(warning, CmrmWarning, stacklevel=2)
+    if not isinstance(max_new_tokens, int) or not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
+        raise CmrmError(f"max_new_tokens is {max_new_tokens!r}, but it must be from 1 to {MAX_NEW_TOKENS}.")
+    sampling = Sampling(temperature, top_p, seed)
+    indices = checked_layers(layers, len(vlm.layers))
+    inputs = vlm.encode(prompt, None if image is None else open_image(image))
+    _check_length(vlm, inputs, max_new_tokens)
+
+    def hooks(step: int) -> AbstractContextManager[None]:
+        if not chosen or offsets is None or (step and steps == "prompt"):
+            return nullcontext()
+        return steer(vlm, offsets, (0.0, *chosen), layers=indices, positions=positions, steps=steps)
+
+    hooks(0)  # refuses bad positions and steps before the first step
+    stream = lockstep(
+        vlm,
+        inputs,
+        1 + len(chosen),
+        hooks=hooks,
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        share_prefill=positions == "last",
+    )
+    return _steps(vlm, stream, (0.0, *chosen))
+
+
+def _check_length(vlm: Vlm, inputs: Inputs, max_new_tokens: int) -> None:
+    length = inputs["input_ids"].shape[1] + max_new_tokens
+    if vlm.context_length and length > vlm.context_length:
+        raise CmrmError(
+            f"The prompt and {max_new_tokens} new tokens take {length:,} tokens, {length - vlm.context_length:,} more "
+            f"than the model's context of {vlm.context_length:,}; shorten the prompt or ask for fewer tokens."
+        )
+
+
+@dataclass
+class _Writer:
+    """Turns one row's token ids into text, holding back a half-made UTF-8 character."""
+
+    vlm: Vlm
+    row: Row
+    ids: list[int] = field(default_factory=list)
+
+    def add(self, token: int | None, seconds: float) -> None:
+        if token is not None:
+            self.ids.append(token)
+            text = self._decoded().rstrip("\ufffd")
+            self.row = replace(self.row, text=text, tokens=len(self.ids), seconds=seconds)
+        elif not self.row.ended:
+            self.end()
+
+    def end(self) -> None:
+        text = self._decoded()
+        self.row = replace(self.row, text=text, ended=True, verdict=verdict(text))
+
+    def _decoded(self) -> str:
+        decoded: str = self.vlm.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return decoded.lstrip()
+
+
+def _steps(vlm: Vlm, stream: Iterator[list[int | None]], alphas: tuple[float, ...]) -> Iterator[Step]:
+    start = time.perf_counter()
+    writers = [_Writer(vlm, Row(alpha)) for alpha in alphas]
+    for tokens in stream:
+        elapsed = time.perf_counter() - start
+        for writer, token in zip(writers, tokens, strict=True):
+            writer.add(token, elapsed)
+        yield Step(tuple(writer.row for writer in writers))
+    for writer in writers:
+        if not writer.row.ended:
+            writer.end()
+    yield Step(tuple(writer.row for writer in writers), done=True)

@@ -1,0 +1,9 @@
+"""What can go wrong because of what a user gave, and what is worth a warning."""
+
+
+class CmrmError(ValueError):
+    """A mistake a user can make and mend; the message is one sentence: what, why, what to do."""
+
+
+class CmrmWarning(UserWarning):
+    """Something that works but may not mean what the user expects."""

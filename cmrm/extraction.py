@@ -1,0 +1,216 @@
+"""Anchors in, offsets out: text-only minus corrupted-image states at the last prompt token."""
+
+import hashlib
+import importlib.metadata
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import torch
+from PIL import Image
+
+from .errors import CmrmError
+from .generation import Inputs, fan_out, forward, prefill
+from .hooks import hooked
+from .images import Corruption
+from .model import Vlm
+from .offsets import Offsets, Origin
+from .steering import Steering, check_choice, steer
+
+Estimator = Literal["mean", "pc1", "sequential"]
+Progress = Callable[[int, int], None]
+
+BATCH = 16
+
+
+def extract_offsets(
+    vlm: Vlm,
+    anchors: Sequence[str],
+    *,
+    estimator: Estimator = "sequential",
+    corruption: Corruption = "white",
+    progress: Progress | None = None,
+) -> Offsets:
+    """Measure the dataset-level offsets of an anchor set (arXiv 2410.09047, section on CMRM).
+
+    With h_t the layer outputs at the last prompt token of a text alone, and h_c those of the text with
+    a corrupted image, per layer:
+      mean        the mean of h_t - h_c over the anchors
+      pc1         the first principal component of h_t - h_c, oriented along the mean, as long as the
+                  mean absolute projection on it
+      sequential  the mean of h_t - h_c where h_c is taken with the layers below already steered, so
+                  that shifts added at all layers do not add up
+    `progress(done, total)` is told of each pass.
+
+    Raises:
+        CmrmError: no anchors, an empty anchor, an unknown estimator or corruption.
+    """
+    check_choice("estimator", estimator, Estimator)
+    if isinstance(anchors, str) or not anchors:
+        raise CmrmError("The anchor set is empty, so there is nothing to measure; give at least one text.")
+    target = _Batches.of(vlm, anchors, None)
+    source = _Batches.of(vlm, anchors, vlm.corrupted(corruption))
+    layers = len(vlm.layers)
+    passes = 1 if estimator != "sequential" or len(source.groups) == 1 else layers
+    report = _Counter(progress, len(target.groups) + passes * len(source.groups))
+    texts = target.states(report)
+    if estimator != "sequential":
+        values = _ESTIMATORS[estimator](texts - source.states(report))
+    elif passes == 1:
+        values = _sequential_at_once(source, texts, report)
+    else:
+        values = _sequential(source, texts, report)
+    return Offsets(values, vlm.identity, _origin(anchors, estimator, corruption))
+
+
+def prompt_offsets(
+    vlm: Vlm, prompt: str, *, estimator: Estimator = "sequential", corruption: Corruption = "white"
+) -> Offsets:
+    """Measure the sample-level offsets: h_t - h_c of this very prompt (`extract_offsets` of one text)."""
+    return extract_offsets(vlm, [prompt], estimator=estimator, corruption=corruption)
+
+
+def anchors_digest(anchors: Sequence[str]) -> str:
+    """Return the SHA-256 that names an anchor set: its texts in order."""
+    return hashlib.sha256("\0".join(anchors).encode()).hexdigest()
+
+
+def _mean(differences: torch.Tensor) -> torch.Tensor:
+    return differences.mean(dim=0)
+
+
+def _first_component(differences: torch.Tensor) -> torch.Tensor:
+    return torch.stack([_oriented_component(layer) for layer in differences.unbind(dim=1)])
+
+
+def _oriented_component(rows: torch.Tensor) -> torch.Tensor:
+    """PC1 of `(anchors, hidden)`: SVD leaves its sign open and its norm 1, so both come from the rows."""
+    mean = rows.mean(dim=0)
+    direction = torch.linalg.svd(rows - mean, full_matrices=False).Vh[0]
+    if direction @ mean < 0:
+        direction = -direction
+    return direction * (rows @ direction).abs().mean()
+
+
+_ESTIMATORS = {"mean": _mean, "pc1": _first_component}
+
+
+def _sequential(source: "_Batches", texts: torch.Tensor, report: "_Counter") -> torch.Tensor:
+    values = torch.zeros(texts.shape[1:])
+    for layer in range(len(values)):
+        steering = _Below(values, layer) if layer else None
+        values[layer] = (texts - source.states(report, steering))[:, layer].mean(dim=0)
+    return values
+
+
+def _sequential_at_once(source: "_Batches", texts: torch.Tensor, report: "_Counter") -> torch.Tensor:
+    """The same where all anchors run in one batch: each layer's gap is known when the pass gets there."""
+    gaps = _RunningGap(texts.mean(dim=0), torch.zeros(texts.shape[1:]))
+    source.states(report, gaps)
+    return gaps.values
+
+
+@dataclass(frozen=True)
+class _Below:
+    values: torch.Tensor
+    layers: int
+
+    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
+        return (self.values[layer] * (layer < self.layers)).to(state.device)
+
+
+@dataclass(frozen=True)
+class _RunningGap:
+    target: torch.Tensor
+    values: torch.Tensor
+
+    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
+        self.values[layer] = self.target[layer] - state.mean(dim=(0, 1)).cpu()
+        return self.values[layer].to(state.device)
+
+
+@dataclass
+class _Counter:
+    progress: Progress | None
+    total: int
+    done: int = 0
+
+    def advance(self) -> None:
+        self.done += 1
+        if self.progress:
+            self.progress(self.done, self.total)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Prompts of one kind of image, in batches of one length, so that nothing is padded.
+
+    What all prompts begin with, image included, is prefilled once: `shared` tokens, or none for a
+    template that puts the image behind the text.
+    """
+
+    vlm: Vlm
+    inputs: list[Inputs]
+    shared: int
+    groups: list[list[int]]
+
+    @classmethod
+    def of(cls, vlm: Vlm, prompts: Sequence[str], image: Image.Image | None) -> "_Batches":
+        inputs = [vlm.encode(prompt, image) for prompt in prompts]
+        ids = [one["input_ids"][0].tolist() for one in inputs]
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for index, tokens in enumerate(ids):
+            by_length[len(tokens)].append(index)
+        groups = [same[k : k + BATCH] for same in by_length.values() for k in range(0, len(same), BATCH)]
+        shared = _common_prefix(ids)
+        behind = any(vlm.image_token in tokens[shared:] for tokens in ids)
+        return cls(vlm, inputs, 0 if behind else shared, groups)
+
+    def states(self, report: _Counter, steering: Steering | None = None) -> torch.Tensor:
+        """Return the layer outputs at the last position, float32 `(prompts, layers, hidden)`."""
+        prefix = prefill(self.vlm, self.inputs[0], self.shared)
+        result = torch.zeros(len(self.inputs), self.vlm.identity.layers, self.vlm.identity.hidden)
+        for group in self.groups:
+            states = torch.zeros(len(group), *result.shape[1:])
+            past = fan_out(prefix, len(group), keep=True)
+            forward(self.vlm, self._rest(group), past, _recording(self.vlm, states, steering))
+            result[group] = states
+            report.advance()
+        return result
+
+    def _rest(self, group: list[int]) -> Inputs:
+        """What the prefix leaves to run: the last tokens, or all inputs where there is no prefix."""
+        chosen = [self.inputs[index] for index in group]
+        if self.shared:
+            return {"input_ids": torch.cat([one["input_ids"][:, self.shared :] for one in chosen])}
+        return {key: torch.cat([one[key] for one in chosen]) for key in chosen[0]}
+
+
+@contextmanager
+def _recording(vlm: Vlm, states: torch.Tensor, steering: Steering | None) -> Iterator[None]:
+    """Write each layer's last position into `states`, after `steering` has shifted it."""
+
+    def edit(layer: int, hidden: torch.Tensor) -> None:
+        states[:, layer] = hidden[:, -1].float().cpu()
+
+    with ExitStack() as stack:
+        if steering is not None:
+            stack.enter_context(steer(vlm, steering, 1.0))
+        stack.enter_context(hooked(dict(enumerate(vlm.layers)), edit))
+        yield
+
+
+def _common_prefix(ids: list[list[int]]) -> int:
+    """How many leading tokens all prompts share, at least one left to run in each."""
+    shortest = min(map(len, ids))
+    length = next((k for k in range(shortest) if len({tokens[k] for tokens in ids}) > 1), shortest)
+    return min(length, shortest - 1)
+
+
+def _origin(anchors: Sequence[str], estimator: str, corruption: str) -> Origin:
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "bitsandbytes")}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Origin(estimator, corruption, len(anchors), anchors_digest(anchors), now, versions)

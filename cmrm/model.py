@@ -1,0 +1,270 @@
+"""One vision-language model with its processor: loading, prompts as tokens, what it is."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+
+from .errors import CmrmError
+from .images import Corruption, corrupted_image
+from .layers import decoder_layers, decoder_of, path_of
+from .paths import POCKET
+from .prompts import check_prompt, neutralise, template_markers
+
+Quantization = Literal["auto", "nf4", "none"]
+QUANTIZATIONS: tuple[Quantization, ...] = ("auto", "nf4", "none")
+
+_BLANK_SIDE = 336
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What offsets must fit (architecture, hidden, layers) or should fit (the rest)."""
+
+    model: str
+    revision: str
+    architecture: str
+    hidden: int
+    layers: int
+    quantization: str
+    dtype: str
+
+    def digest(self) -> str:
+        """Return a SHA-256 of all fields, as a key for caches."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+class Vlm:
+    """A loaded model, its processor and the decoder layers that steering hooks.
+
+    All requests share it. `lock` guards a single forward pass: hooks are on the model only while
+    one holds it, so that requests may interleave pass by pass.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, name: str = "", revision: str = ""):
+        if not isinstance(processor, ProcessorMixin):
+            raise CmrmError("The processor handles no images, so this is a text-only model; use a VLM.")
+        if not getattr(processor, "chat_template", None):
+            raise CmrmError(
+                "The model has no chat template, so prompts can't be laid out; use an instruction-tuned VLM."
+            )
+        self.model = model.eval()
+        self.processor = processor
+        self.layers: tuple[nn.Module, ...] = decoder_layers(model)
+        self.lock = threading.Lock()
+        text_config = model.config.get_text_config(decoder=True)
+        self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.identity = Identity(
+            model=name or getattr(model.config, "name_or_path", "") or type(model).__name__,
+            revision=revision or getattr(model.config, "_commit_hash", None) or "",
+            architecture=f"{type(model).__name__}/{text_config.model_type}",
+            hidden=text_config.hidden_size,
+            layers=len(self.layers),
+            quantization=_quantization_of(model.config),
+            dtype=str(model.dtype).removeprefix("torch."),
+        )
+        self._markers = template_markers(processor)
+
+    @classmethod
+    def load(cls, model: str | Path = "pocket", quantization: Quantization = "auto") -> "Vlm":
+        """Load "pocket", a folder, or a model of the Hugging Face hub, from safetensors only.
+
+        `quantization` "auto" is NF4 unless the checkpoint is already quantized; "nf4" and "none" say
+        it outright. Only the text decoder is quantized. Remote code is never run.
+
+        Raises:
+            CmrmError: an unknown quantization, or a model that can't be loaded, with the reason.
+        """
+        if quantization not in QUANTIZATIONS:
+            raise CmrmError(f"quantization is {quantization!r}, but it must be one of {', '.join(QUANTIZATIONS)}.")
+        source = str(POCKET) if str(model) == "pocket" else str(model)
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            settings = _load_settings(config, quantization)
+            network = AutoModelForImageTextToText.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False, **settings
+            )
+            processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        except CmrmError:
+            raise
+        # from_pretrained reports a wrong folder, file or architecture by several exception types.
+        except Exception as error:
+            raise CmrmError(
+                f"The model {str(model)!r} could not be loaded ({_first_sentence(error)}); "
+                "give a folder of a VLM saved with save_pretrained, a hub model id, or 'pocket'."
+            ) from error
+        folder = Path(source)
+        if not folder.is_dir():
+            return cls(network, processor, name=source)
+        return cls(network, processor, name=folder.name, revision=_fingerprint(folder))
+
+    @property
+    def device(self) -> torch.device:
+        """The device that takes the token ids."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def layers_path(self) -> str:
+        """Where the hooked layers are, such as `model.language_model.layers`."""
+        return path_of(self.model, self.layers[0]).rpartition(".")[0]
+
+    @property
+    def hook_count(self) -> int:
+        """How many forward hooks are on the whole model now."""
+        return sum(len(module._forward_hooks) for module in self.model.modules())
+
+    def encode(self, prompt: str, image: Image.Image | None) -> dict[str, torch.Tensor]:
+        """Lay out one user turn by the chat template and return the model's inputs at batch 1.
+
+        Image tokens and chat markers inside the prompt are neutralised.
+
+        Raises:
+            CmrmError: an empty prompt, or one too long for the model's context (by how many tokens).
+        """
+        check_prompt(prompt)
+        parts: list[dict[str, str]] = [{"type": "text", "text": neutralise(prompt.strip(), self._markers)}]
+        if image is not None:
+            parts.insert(0, {"type": "image"})
+        text = self.processor.apply_chat_template(
+            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+        )
+        inputs = self.processor(
+            text=[text],
+            images=None if image is None else [image],
+            # The templates of several models already begin with the BOS token.
+            add_special_tokens=not text.startswith(self.tokenizer.bos_token or "\0"),
+            return_tensors="pt",
+        )
+        return {
+            key: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def image_token(self) -> int | None:
+        """Token id that stands for a piece of the image."""
+        config = self.model.config
+        return getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:
+            ends = self.tokenizer.eos_token_id
+        return frozenset([ends] if isinstance(ends, int) else ends or [])
+
+    def corrupted(self, corruption: Corruption, seed: int = 0) -> Image.Image:
+        """Return the meaningless image of the method, in the size the model looks at."""
+        settings = self.processor.image_processor
+        size = getattr(settings, "size", None) or {}
+        side = size.get("height") or size.get("shortest_edge") or _BLANK_SIDE
+        mean = getattr(settings, "image_mean", None) or (0.5, 0.5, 0.5)
+        return corrupted_image(corruption, (side, side), tuple(mean), seed)
+
+
+def _load_settings(config: PretrainedConfig, quantization: Quantization) -> dict[str, Any]:
+    dtype = _compute_dtype()
+    device_map = "auto" if torch.cuda.is_available() else "cpu"
+    settings: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
+    stored = getattr(config, "quantization_config", None)
+    if stored and quantization != "auto":
+        raise CmrmError(
+            "The checkpoint is already quantized, so it can't be loaded otherwise; use quantization 'auto'."
+        )
+    if not stored and quantization != "none":
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=list(_unquantized(config)),
+        )
+    return settings
+
+
+def _compute_dtype() -> torch.dtype:
+    """bfloat16 where the hardware has it, float16 on older GPUs, else float32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def _unquantized(config: PretrainedConfig) -> Iterator[str]:
+    """Name the modules that stay in full precision: all but the text decoder, and odd shapes on CPU.
+
+    bitsandbytes' CPU kernels need out_features % 32 == 0 and in_features % 64 == 0.
+    """
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    decoder = decoder_of(model)
+    yield from _outside(model, decoder, "")
+    if not torch.cuda.is_available():
+        prefix = path_of(model, decoder)
+        for name, module in decoder.named_modules():
+            if isinstance(module, nn.Linear) and (module.out_features % 32 or module.in_features % 64):
+                yield f"{prefix}.{name}"
+
+
+def _outside(module: nn.Module, decoder: nn.Module, prefix: str) -> Iterator[str]:
+    for name, child in module.named_children():
+        if child is decoder:
+            continue
+        if any(part is decoder for part in child.modules()):
+            yield from _outside(child, decoder, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _quantization_of(config: PretrainedConfig) -> str:
+    stored = getattr(config, "quantization_config", None)
+    if not stored:
+        return "none"
+    read: Callable[[str], Any] = stored.get if isinstance(stored, dict) else lambda key: getattr(stored, key, None)
+    if read("load_in_4bit") or read("_load_in_4bit"):
+        return str(read("bnb_4bit_quant_type"))
+    method = read("quant_method")
+    return "int8" if read("load_in_8bit") else str(getattr(method, "value", method))
+
+
+def _fingerprint(folder: Path, block: int = 1 << 20) -> str:
+    """Return a short SHA-256 over the checkpoint's files: whole small ones, 16 samples of large ones.
+
+    The files are read, never the live weights, which quantization changes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        stride = max(block, size // 16)
+        with path.open("rb") as file:
+            for start in range(0, size, stride):
+                file.seek(start)
+                digest.update(file.read(block))
+    return digest.hexdigest()[:16]
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(". ")[0].rstrip(".")[:300]

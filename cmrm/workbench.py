@@ -1,0 +1,135 @@
+"""A model with its recipes and dataset-level offsets: what the page, the API and the CLI ask."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from .anchors import AnchorSet, load_anchors
+from .comparison import Step, compare
+from .errors import CmrmError, CmrmWarning
+from .extraction import Progress, anchors_digest, extract_offsets, prompt_offsets
+from .model import Quantization, Vlm
+from .offsets import Offsets
+from .paths import ASSETS
+from .recipes import METHODS, Method, Recipe, recipes_for
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One shared model, ready to compare by either method.
+
+    `offsets` are the dataset-level ones and `anchors` names the set they come from; `notes` are
+    sentences a user should see, such as offsets made for another revision.
+    """
+
+    vlm: Vlm
+    offsets: Offsets
+    anchors: str
+    recipes: dict[Method, Recipe]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(
+        cls,
+        model: str = "pocket",
+        quantization: Quantization = "auto",
+        offsets: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> "Workbench":
+        """Load a model and its offsets: the given file, the shipped or cached ones, or newly computed.
+
+        Raises:
+            CmrmError: a model or an offsets file that can't be used, with the reason.
+        """
+        vlm = Vlm.load(model, quantization)
+        recipes = recipes_for(vlm.identity.model)
+        if offsets is not None:
+            given = Offsets.load(offsets)
+            return cls(vlm, given, f"of {Path(offsets).name}", recipes, tuple(given.check(vlm)))
+        anchors = load_anchors(recipes["dataset"].anchors)
+        found = _shipped(vlm, anchors, recipes["dataset"]) or _cached(vlm, anchors, recipes["dataset"], progress)
+        return cls(vlm, found, anchors.name, recipes)
+
+    def compare(
+        self,
+        image: Image.Image | str | Path | None,
+        prompt: str,
+        *,
+        alpha: float | None = None,
+        method: Method = "dataset",
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[Step]:
+        """Answer unsteered (row 0) and steered (row 1) by a method's recipe; alpha None is the recipe's.
+
+        Raises:
+            CmrmError: bad input, before the first step.
+        """
+        if method not in METHODS:
+            raise CmrmError(f"method is {method!r}, but it must be one of {', '.join(METHODS)}.")
+        recipe = self.recipes[method]
+        return compare(
+            self.vlm,
+            image,
+            prompt,
+            self.steering(method, prompt),
+            (recipe.alpha if alpha is None else alpha,),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            layers=recipe.layers,
+            steps=recipe.steps,
+        )
+
+    def steering(self, method: Method, prompt: str) -> Offsets:
+        """Return the dataset-level offsets, or measure the sample-level ones of `prompt`."""
+        if method == "dataset":
+            return self.offsets
+        recipe = self.recipes["sample"]
+        return prompt_offsets(self.vlm, prompt, estimator=recipe.estimator, corruption=recipe.corruption)
+
+
+def _fits(offsets: Offsets, vlm: Vlm, anchors: AnchorSet, recipe: Recipe) -> bool:
+    made = (offsets.origin.estimator, offsets.origin.corruption, offsets.origin.anchors_sha256)
+    wanted = (recipe.estimator, recipe.corruption, anchors_digest(anchors.texts))
+    return made == wanted and not offsets.check(vlm)
+
+
+def _shipped(vlm: Vlm, anchors: AnchorSet, recipe: Recipe) -> Offsets | None:
+    path = ASSETS / f"{vlm.identity.model}-offsets.safetensors"
+    if not path.is_file():
+        return None
+    offsets = Offsets.load(path)
+    return offsets if _fits(offsets, vlm, anchors, recipe) else None
+
+
+def _cached(vlm: Vlm, anchors: AnchorSet, recipe: Recipe, progress: Progress | None) -> Offsets:
+    key = "\0".join((vlm.identity.digest(), recipe.estimator, recipe.corruption, anchors_digest(anchors.texts)))
+    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    if path.is_file():
+        try:
+            return Offsets.load(path)
+        except CmrmError:
+            path.replace(path.with_suffix(".damaged"))
+    offsets = extract_offsets(
+        vlm, anchors.texts, estimator=recipe.estimator, corruption=recipe.corruption, progress=progress
+    )
+    try:
+        offsets.save(path)
+    except CmrmError as error:
+        warnings.warn(f"{error} They are computed again at the next start.", CmrmWarning, stacklevel=2)
+    return offsets
+
+
+def cache_folder() -> Path:
+    """Return where computed offsets are kept: $CMRM_CACHE, or `cmrm` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmrm"
+    return Path(os.environ.get("CMRM_CACHE") or default)
