@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .errors import CmrmError
 from .images import Corruption, corrupted_image
@@ -64,6 +65,8 @@ class Vlm:
             raise CmrmError(
                 "The model has no chat template, so prompts can't be laid out; use an instruction-tuned VLM."
             )
+        # transformers adds inert hooks of its own at a model's first forward; now, they count as "before".
+        maybe_install_capturing_hooks(model)
         self.model = model.eval()
         self.processor = processor
         self.layers: tuple[nn.Module, ...] = decoder_layers(model)
@@ -94,6 +97,8 @@ class Vlm:
         if quantization not in QUANTIZATIONS:
             raise CmrmError(f"quantization is {quantization!r}, but it must be one of {', '.join(QUANTIZATIONS)}.")
         source = str(POCKET) if str(model) == "pocket" else str(model)
+        if source.startswith((".", "/", "~")) and not (Path(source) / "config.json").is_file():
+            raise CmrmError(f"There is no model in the folder {source!r} (no config.json); check the path.")
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             settings = _load_settings(config, quantization)
