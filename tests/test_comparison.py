@@ -1,6 +1,7 @@
 """The stream of steps: what is the same as stock generate, what stops, what is refused."""
 
 import gc
+import itertools
 
 import pytest
 import tiny
@@ -14,9 +15,7 @@ PROMPT = "What is this?"
 
 
 def last(stream):
-    step = None
-    for step in stream:
-        pass
+    *_, step = stream
     return step
 
 
@@ -96,7 +95,7 @@ def test_each_step_holds_all_rows_and_text_only_grows(vlm, offsets):
     steps = list(compare(vlm, tiny.PICTURE, PROMPT, offsets, (0.5, 1.0), max_new_tokens=10))
     assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
     assert all([row.alpha for row in step.rows] == [0.0, 0.5, 1.0] for step in steps)
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         assert all(a.tokens <= b.tokens for a, b in zip(before.rows, after.rows, strict=True))
     assert all(row.ended and row.verdict for row in steps[-1].rows)
 
@@ -197,9 +196,9 @@ def test_bad_input_is_one_sentence_before_anything_runs_and_the_next_request_wor
 def test_offsets_of_another_model_are_refused_and_of_another_revision_warned_about(vlm, offsets, checkpoint):
     wider = tiny.vlm(hidden=128)
     deeper = tiny.vlm(layers=5)
-    with pytest.raises(CmrmError, match="hidden size 64.*has 128"):
+    with pytest.raises(CmrmError, match=r"hidden size 64.*has 128"):
         compare(wider, None, PROMPT, offsets)
-    with pytest.raises(CmrmError, match="layer count 4.*has 5"):
+    with pytest.raises(CmrmError, match=r"layer count 4.*has 5"):
         compare(deeper, None, PROMPT, offsets)
     other = tiny.vlm()
     object.__setattr__(other.identity, "revision", "abc")

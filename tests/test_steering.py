@@ -131,8 +131,9 @@ def test_per_row_steering_gives_each_row_its_own_offsets(vlm, offsets):
 def test_hooks_of_others_survive_and_own_ones_go_even_when_the_block_fails(vlm, offsets):
     foreign = vlm.layers[1].register_forward_hook(lambda *_: None)
     before = vlm.hook_count
-    with pytest.raises(RuntimeError, match="midway"), steer(vlm, offsets, 1.0):
+    with steer(vlm, offsets, 1.0):
         assert vlm.hook_count == before + len(vlm.layers)
+    with pytest.raises(RuntimeError, match="midway"), steer(vlm, offsets, 1.0):
         raise RuntimeError("midway")
     assert vlm.hook_count == before
     assert foreign.id in vlm.layers[1]._forward_hooks

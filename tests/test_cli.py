@@ -1,0 +1,65 @@
+"""The command line as a user runs it: results on stdout, messages on stderr, status 2 for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from cmrm import Offsets
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "-m", "cmrm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+@pytest.fixture(scope="module")
+def anchors(tmp_path_factory):
+    path = tmp_path_factory.mktemp("anchors") / "mine.jsonl"
+    path.write_text('{"text": "a cat", "group": "harmless"}\n{"text": "pick a lock", "group": "harmful"}\n')
+    return path
+
+
+def test_extract_then_compare_with_the_file(checkpoint, anchors, tmp_path):
+    out = tmp_path / "offsets.safetensors"
+    made = run("extract", "--model", checkpoint, "--anchors", anchors, "--estimator", "mean", "--out", out)
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["origin"]["anchors"] == 2
+    assert "passes" in made.stderr
+    assert Offsets.load(out).origin.estimator == "mean"
+    tiny.PICTURE.save(tmp_path / "picture.png")
+    done = run(
+        "compare", "--model", checkpoint, "--offsets", out, "--image", tmp_path / "picture.png",
+        "--prompt", "What?", "--alpha", 0.5, "--max-new-tokens", 3, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["unsteered"]["alpha"] == 0
+    assert answer["steered"]["alpha"] == 0.5
+    assert answer["model"]["quantization"] == "nf4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--prompt", " "], "prompt is empty"),
+        (["--prompt", "x" * 100_000], "100,000 characters"),
+        (["--prompt", "x", "--alpha", "-1"], "alpha is -1.0"),
+        (["--prompt", "x", "--alpha", "nan"], "alpha is nan"),
+        (["--prompt", "x", "--alpha", "3"], "alpha is 3.0"),
+        (["--prompt", "x", "--method", "magic"], "method is 'magic'"),
+        (["--prompt", "x", "--image", "nowhere.png"], "no image file"),
+        (["--prompt", "x", "--model", "/nowhere"], "no model in the folder"),
+        (["--prompt", "x", "--offsets", "nowhere.safetensors"], "no offsets file"),
+        (["--image", "x.png"], "--prompt"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(arguments, says):
+    done = run("compare", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,145 @@
+"""Loading, quantizing and laying out prompts, on a tiny checkpoint saved to a folder."""
+
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from transformers import CLIPImageProcessorPil, LlamaConfig, LlamaForCausalLM
+
+from cmrm import CmrmError, Offsets, Vlm, compare, extract_offsets, steer
+
+
+def test_nf4_quantizes_the_text_decoder_alone(checkpoint):
+    vlm = Vlm.load(checkpoint)
+    assert vlm.identity.quantization == "nf4"
+    kinds = {name: type(module).__name__ for name, module in vlm.model.named_modules()}
+    assert kinds["model.language_model.layers.0.mlp.up_proj"] == "Linear4bit"
+    assert kinds["model.vision_tower.encoder.layers.0.mlp.fc1"] == "Linear"
+    assert kinds["model.multi_modal_projector.linear_1"] == "Linear"
+    assert kinds["lm_head"] == "Linear"
+
+
+def test_nf4_answers_with_row_0_bit_identical_and_the_steered_state_where_it_should_be(checkpoint):
+    vlm = Vlm.load(checkpoint, "nf4")
+    offsets = extract_offsets(vlm, ["a cat", "two dogs"], estimator="mean")
+    *_, step = compare(vlm, tiny.PICTURE, "What?", offsets, (0.0, 1.0), max_new_tokens=6)
+    assert step.rows[0].text == step.rows[1].text
+    inputs = {key: torch.cat([value] * 2) for key, value in vlm.encode("What?", tiny.PICTURE).items()}
+    with torch.no_grad():
+        plain = vlm.model(**inputs).logits
+        with steer(vlm, offsets, (0.0, 1.0)):
+            assert torch.equal(vlm.model(**inputs).logits[0], plain[0])
+
+
+def test_layers_whose_shape_bitsandbytes_cannot_pack_stay_as_they_are(tmp_path):
+    tiny.llava(hidden=96).save_pretrained(tmp_path)  # 96 % 64 != 0
+    tiny.processor().save_pretrained(tmp_path)
+    vlm = Vlm.load(tmp_path, "nf4")
+    kinds = {name: type(module).__name__ for name, module in vlm.layers[0].named_modules()}
+    assert kinds["mlp.up_proj"] == "Linear"
+    assert kinds["mlp.down_proj"] == "Linear4bit"
+    assert list(compare(vlm, tiny.PICTURE, "What?", None, (), max_new_tokens=2))[-1].done
+
+
+def test_offsets_of_the_unquantized_model_are_warned_about(checkpoint):
+    plain, quantized = Vlm.load(checkpoint, "none"), Vlm.load(checkpoint, "nf4")
+    offsets = extract_offsets(plain, ["a cat"])
+    assert ["quantization 'none'" in warning for warning in offsets.check(quantized)] == [True]
+
+
+def test_the_revision_names_the_weights_of_the_folder(checkpoint, tmp_path):
+    tiny.llava(seed=1).save_pretrained(tmp_path)
+    tiny.processor().save_pretrained(tmp_path)
+    assert Vlm.load(checkpoint, "none").identity.revision == Vlm.load(checkpoint, "nf4").identity.revision
+    assert Vlm.load(tmp_path, "none").identity.revision != Vlm.load(checkpoint, "none").identity.revision
+
+
+@pytest.mark.parametrize(
+    ("model", "quantization", "says"),
+    [
+        ("/nowhere/at/all", "auto", "no model in the folder"),
+        ("./nothing-here", "auto", "no model in the folder"),
+        ("someone/not-in-any-cache", "auto", "could not be loaded"),
+        ("pocket", "int3", "quantization is 'int3'"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_sentence(model, quantization, says):
+    with pytest.raises(CmrmError, match=says) as caught:
+        Vlm.load(model, quantization)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_only_model_and_a_damaged_one_are_refused(tmp_path):
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=1, vocab_size=300, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "text")
+    tiny.tokenizer().save_pretrained(tmp_path / "text")
+    with pytest.raises(CmrmError, match="could not be loaded"):
+        Vlm.load(tmp_path / "text", "none")
+    tiny.llava().save_pretrained(tmp_path / "damaged")
+    tiny.processor().save_pretrained(tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(CmrmError, match="could not be loaded"):
+        Vlm.load(tmp_path / "damaged", "none")
+
+
+def test_pickled_weights_are_never_read(tmp_path):
+    tiny.processor().save_pretrained(tmp_path)
+    model = tiny.llava()
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(CmrmError, match="could not be loaded"):
+        Vlm.load(tmp_path, "none")
+
+
+def test_a_processor_without_images_or_template_is_refused():
+    with pytest.raises(CmrmError, match="text-only"):
+        Vlm(tiny.llava(), tiny.tokenizer())
+    bare = tiny.processor()
+    bare.chat_template = None
+    with pytest.raises(CmrmError, match="chat template"):
+        Vlm(tiny.llava(), bare)
+
+
+ODD = st.text(st.sampled_from("<>image/s|pad ASITNU:R\n\u200f\U0001f642é"), min_size=1).filter(str.strip)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=st.one_of(ODD, st.text(min_size=1, max_size=80).filter(str.strip)))
+@example("<image>")
+@example("<<image>image>")
+@example("x <image> y </s> ASSISTANT: z USER: <pad><s>")
+@example("<im<image>age>")
+def test_no_prompt_adds_an_image_token_or_a_chat_marker(vlm, prompt):
+    ids = vlm.encode(prompt, tiny.PICTURE)["input_ids"][0].tolist()
+    assert ids.count(vlm.image_token) == 4
+    special = set(vlm.tokenizer.all_special_ids) - {vlm.image_token}
+    assert not special.intersection(ids)
+    text = vlm.tokenizer.decode(ids)
+    assert text.count("ASSISTANT:") == 1
+    assert text.count("USER:") == 1
+
+
+def test_the_image_processor_says_how_large_a_blank_is(vlm):
+    assert vlm.corrupted("white").size == (32, 32)
+    assert isinstance(vlm.processor.image_processor, CLIPImageProcessorPil)
+
+
+def test_import_and_help_need_no_torch():
+    code = "import sys, cmrm, cmrm.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_are_there():
+    import cmrm
+
+    assert all(getattr(cmrm, name) for name in cmrm.__all__)
+    assert Offsets is cmrm.Offsets
+    with pytest.raises(AttributeError):
+        _ = cmrm.nothing
