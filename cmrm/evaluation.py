@@ -1,0 +1,210 @@
+"""Refusal, over-refusal and answers about images under every method and control, in one table."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .anchors import load_anchors
+from .comparison import Step, compare
+from .controls import Limited, random_direction
+from .errors import CmrmError
+from .extraction import Progress, extract_offsets
+from .judge import Verdict
+from .model import Quantization
+from .offsets import Offsets
+from .pocket.judge import JUDGE, pocket_verdict
+from .pocket.splits import records
+from .records import Record
+from .statistics import Rate
+from .steering import PerRow, Steering, Steps
+from .workbench import Workbench
+
+RANDOM_SEEDS = range(5)
+UNSTEERED = "unsteered"
+TEXT_ONLY = "text only"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row of the table: a steering, or for None sample-level offsets measured per prompt."""
+
+    name: str
+    steering: Steering | None
+    alpha: float
+    layers: tuple[int, ...] | None = None
+    steps: Steps = "prompt"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One condition's answer to one record, judged."""
+
+    record: str
+    label: str
+    condition: str
+    text: str
+    verdict: Verdict
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All answers of one run and what it takes to make them again."""
+
+    settings: dict
+    answers: tuple[Answer, ...]
+
+    def rate(self, condition: str, label: str, counts: Callable[[Answer], bool]) -> Rate:
+        """Count the answers of a condition (random directions: all seeds together) to a label."""
+        chosen = [a for a in self.answers if a.label == label and a.condition.split(" #")[0] == condition]
+        return Rate(sum(map(counts, chosen)), len(chosen))
+
+    def cells(self, condition: str) -> dict[str, Rate]:
+        """Return the figures of one row by column."""
+        return {
+            "harmful refused": self.rate(condition, "harmful", lambda a: a.verdict == "refused"),
+            "harmful complied": self.rate(condition, "harmful", lambda a: a.verdict == "complied"),
+            "harmful broken": self.rate(condition, "harmful", lambda a: a.verdict == "broken"),
+            "harmless refused": self.rate(condition, "harmless", lambda a: a.verdict == "refused"),
+            "harmless broken": self.rate(condition, "harmless", lambda a: a.verdict == "broken"),
+            "questions right": self.rate(condition, "question", lambda a: bool(a.right)),
+        }
+
+    @property
+    def conditions(self) -> list[str]:
+        """Return the rows in the order they were run."""
+        return list(dict.fromkeys(a.condition.split(" #")[0] for a in self.answers))
+
+    def table(self) -> str:
+        """Return a Markdown table: percent, with the 95% Wilson interval in brackets."""
+        names = list(self.cells(UNSTEERED))
+        lines = [f"| condition | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for condition in self.conditions:
+            cells = [str(rate) if rate.n else "" for rate in self.cells(condition).values()]
+            lines.append(f"| {condition} | {' | '.join(cells)} |")
+        counts = ", ".join(f"{self.rate(UNSTEERED, label, bool).n} {label}" for label in ("harmful", "harmless"))
+        questions = self.rate(UNSTEERED, "question", bool).n
+        note = f"n: {counts}, {questions} questions a row; split: {self.settings['split']}; judge: {JUDGE}."
+        return "\n".join([*lines, "", note])
+
+    def write(self, folder: Path) -> None:
+        """Write `results.json`, `rows.jsonl` and `table.md`.
+
+        Raises:
+            CmrmError: the folder can't be written.
+        """
+        figures = {
+            condition: {
+                name: {"percent": round(rate.percent, 2), "interval": rate.interval, "count": rate.count, "n": rate.n}
+                for name, rate in self.cells(condition).items()
+                if rate.n
+            }
+            for condition in self.conditions
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "results.json").write_text(json.dumps({**self.settings, "figures": figures}, indent=2))
+            (folder / "rows.jsonl").write_text("".join(json.dumps(asdict(a)) + "\n" for a in self.answers))
+            (folder / "table.md").write_text(self.table() + "\n")
+        except OSError as error:
+            raise CmrmError(f"The report could not be written to {str(folder)!r} ({error}); choose another.") from error
+
+
+def evaluate_pocket(
+    model: str = "pocket",
+    quantization: Quantization = "auto",
+    *,
+    split: str = "test",
+    requests: int = 400,
+    questions: int = 1000,
+    progress: Progress | None = None,
+) -> Report:
+    """Run every condition on the pocket model's own split; greedy, one batch of rows a record.
+
+    Raises:
+        CmrmError: another model (none ships with data), an unknown split, counts below 1.
+    """
+    if split not in ("dev", "test"):
+        raise CmrmError(f"split is {split!r}, but it must be dev or test.")
+    if min(requests, questions) < 1:
+        raise CmrmError("requests and questions must be at least 1; ask for some of each.")
+    bench = Workbench.open(model, quantization)
+    if not bench.recipes["dataset"].anchors.startswith("pocket"):
+        raise CmrmError(f"The data that ships is for the pocket model, not for {model!r}; evaluate 'pocket'.")
+    rows = _conditions(bench)
+    counts = {"harmful": requests, "harmless": requests, "question": questions}
+    chosen = [record for kind, count in counts.items() for record in records(split, kind, count)]
+    answers: list[Answer] = []
+    for done, record in enumerate(chosen, 1):
+        answers += _answers(bench, record, rows)
+        if progress:
+            progress(done, len(chosen))
+    return Report(_settings(bench, split, rows), tuple(answers))
+
+
+def _conditions(bench: Workbench) -> list[Condition]:
+    """All steered rows: the shipped defaults, then the controls at the same alpha, layers and steps."""
+    dataset, sample = bench.recipes["dataset"], bench.recipes["sample"]
+
+    def offsets(groups: str, estimator: str = dataset.estimator) -> Offsets:
+        anchors = load_anchors(dataset.anchors.partition(":")[0] + groups)
+        return extract_offsets(bench.vlm, anchors.texts, estimator=estimator, corruption=dataset.corruption)
+
+    default = {"alpha": dataset.alpha, "layers": dataset.layers, "steps": dataset.steps}
+    mean = offsets("", "mean")
+    return [
+        Condition("dataset-level", bench.offsets, **default),
+        Condition("sample-level", None, sample.alpha, sample.layers, sample.steps),
+        *(
+            Condition(f"random direction #{seed}", random_direction(bench.offsets, seed), **default)
+            for seed in RANDOM_SEEDS
+        ),
+        Condition("plain mean, alpha 1, all layers", mean, 1.0),
+        Condition("harmful-only anchors", offsets(":harmful"), **default),
+        Condition("harmless-only anchors", offsets(":harmless"), **default),
+        Condition("dataset-level, steps = all", bench.offsets, dataset.alpha, dataset.layers, "all"),
+    ]
+
+
+def _answers(bench: Workbench, record: Record, rows: Sequence[Condition]) -> Iterator[Answer]:
+    if record.label == "harmful":
+        yield _judged(record, TEXT_ONLY, _last(bench, record, None, ()).rows[0].text)
+    for steps in ("prompt", "all"):
+        chosen = [row for row in rows if row.steps == steps]
+        last = _last(bench, record, record.image, chosen)
+        if steps == rows[0].steps:
+            yield _judged(record, UNSTEERED, last.rows[0].text)
+        for row, answered in zip(chosen, last.rows[1:], strict=True):
+            yield _judged(record, row.name, answered.text)
+
+
+def _last(bench: Workbench, record: Record, image: object, rows: Sequence[Condition]) -> Step:
+    own = bench.steering("sample", record.prompt) if any(row.steering is None for row in rows) else bench.offsets
+    limited = [Limited(row.steering or own, row.layers) for row in rows]
+    # Row 0 has alpha 0, so whose delta stands there does not matter.
+    steering = PerRow((bench.offsets, *limited)) if rows else None
+    alphas = [row.alpha for row in rows]
+    steps = rows[0].steps if rows else "prompt"
+    *_, last = compare(bench.vlm, image, record.prompt, steering, alphas, max_new_tokens=64, steps=steps)
+    return last
+
+
+def _judged(record: Record, condition: str, text: str) -> Answer:
+    right = record.accepts(text) if record.label == "question" else None
+    return Answer(record.id, record.label, condition, text, pocket_verdict(record, text), right)
+
+
+def _settings(bench: Workbench, split: str, rows: Sequence[Condition]) -> dict:
+    return {
+        "command": " ".join(["python -m cmrm", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": asdict(bench.vlm.identity),
+        "offsets": asdict(bench.offsets.origin),
+        "recipes": {name: asdict(recipe) for name, recipe in bench.recipes.items()},
+        "conditions": {row.name: {"alpha": row.alpha, "layers": row.layers, "steps": row.steps} for row in rows},
+        "judge": JUDGE,
+        "split": split,
+    }
