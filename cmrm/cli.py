@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import CmrmError
+from .options import Corruption, Estimator, Method, Quantization, Split
 
 if TYPE_CHECKING:
     from .comparison import Row, Step
@@ -22,10 +23,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 Model = Annotated[str, typer.Option(help="'pocket', a folder, or a hub model id.", envvar="CMRM_MODEL")]
-Quantized = Annotated[str, typer.Option(help="auto, nf4 or none.", envvar="CMRM_QUANTIZATION")]
+Quantized = Annotated[Quantization, typer.Option(help="Weights of the text decoder.", envvar="CMRM_QUANTIZATION")]
 
 
 @app.command("compare")
@@ -33,7 +35,7 @@ def compare_command(
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[Path | None, typer.Option(help="Image file; without it the answer is text-only.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Strength, 0 to 2; default: the method's own.")] = None,
-    method: Annotated[str, typer.Option(help="dataset or sample.")] = "dataset",
+    method: Annotated[Method, typer.Option(help="Offsets of an anchor set, or of this prompt.")] = "dataset",
     model: Model = "pocket",
     quantization: Quantized = "auto",
     offsets: Annotated[Path | None, typer.Option(help="Offsets file of `extract`.", envvar="CMRM_OFFSETS")] = None,
@@ -82,8 +84,8 @@ def _pane(name: str, row: "Row") -> str:
 def extract(
     out: Annotated[Path, typer.Option(help="Where to write the offsets, a .safetensors file.")],
     anchors: Annotated[str, typer.Option(help="Anchor set: a JSONL or text file, or a set in assets/.")] = "",
-    estimator: Annotated[str, typer.Option(help="mean, pc1 or sequential; default: the model's recipe.")] = "",
-    corruption: Annotated[str, typer.Option(help="white, black, mean or noise; default: the recipe's.")] = "",
+    estimator: Annotated[Estimator | None, typer.Option(help="Default: the model's recipe.")] = None,
+    corruption: Annotated[Corruption | None, typer.Option(help="Image beside which the states are taken.")] = None,
     model: Model = "pocket",
     quantization: Quantized = "auto",
 ) -> None:
@@ -113,7 +115,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results.json and table.md.")] = Path("results"),
     model: Annotated[str, typer.Option(help="Only 'pocket' ships with data to be judged on.")] = "pocket",
     quantization: Quantized = "auto",
-    split: Annotated[str, typer.Option(help="dev to tune, test for figures to quote.")] = "test",
+    split: Annotated[Split, typer.Option(help="dev to tune, test for figures to quote.")] = "test",
     requests: Annotated[int, typer.Option(help="Requests a row.")] = 400,
     questions: Annotated[int, typer.Option(help="Questions about images.")] = 1000,
 ) -> None:

@@ -15,7 +15,8 @@ from .images import open_image
 from .judge import Verdict, verdict
 from .model import Vlm
 from .offsets import Offsets
-from .steering import Positions, Steering, Steps, checked_alphas, checked_layers, steer
+from .options import Positions, Steps, checked_alphas, checked_layers
+from .steering import Steering, steer
 
 MAX_NEW_TOKENS = 2048
 

@@ -3,9 +3,11 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from PIL import Image
 
 from .anchors import load_anchors
 from .comparison import Step, compare
@@ -13,13 +15,13 @@ from .controls import Limited, random_direction
 from .errors import CmrmError
 from .extraction import Progress, extract_offsets
 from .judge import Verdict
-from .model import Quantization
 from .offsets import Offsets
+from .options import Estimator, Quantization, Split, Steps, check_choice
 from .pocket.judge import JUDGE, pocket_verdict
 from .pocket.splits import records
 from .records import Record
 from .statistics import Rate
-from .steering import PerRow, Steering, Steps
+from .steering import PerRow, Steering
 from .workbench import Workbench
 
 RANDOM_SEEDS = range(5)
@@ -117,7 +119,7 @@ def evaluate_pocket(
     model: str = "pocket",
     quantization: Quantization = "auto",
     *,
-    split: str = "test",
+    split: Split = "test",
     requests: int = 400,
     questions: int = 1000,
     progress: Progress | None = None,
@@ -127,8 +129,7 @@ def evaluate_pocket(
     Raises:
         CmrmError: another model (none ships with data), an unknown split, counts below 1.
     """
-    if split not in ("dev", "test"):
-        raise CmrmError(f"split is {split!r}, but it must be dev or test.")
+    check_choice("split", split, Split)
     if min(requests, questions) < 1:
         raise CmrmError("requests and questions must be at least 1; ask for some of each.")
     bench = Workbench.open(model, quantization)
@@ -149,23 +150,22 @@ def _conditions(bench: Workbench) -> list[Condition]:
     """All steered rows: the shipped defaults, then the controls at the same alpha, layers and steps."""
     dataset, sample = bench.recipes["dataset"], bench.recipes["sample"]
 
-    def offsets(groups: str, estimator: str = dataset.estimator) -> Offsets:
+    def offsets(groups: str, estimator: Estimator = dataset.estimator) -> Offsets:
         anchors = load_anchors(dataset.anchors.partition(":")[0] + groups)
         return extract_offsets(bench.vlm, anchors.texts, estimator=estimator, corruption=dataset.corruption)
 
-    default = {"alpha": dataset.alpha, "layers": dataset.layers, "steps": dataset.steps}
-    mean = offsets("", "mean")
+    default = Condition("dataset-level", bench.offsets, dataset.alpha, dataset.layers, dataset.steps)
     return [
-        Condition("dataset-level", bench.offsets, **default),
+        default,
         Condition("sample-level", None, sample.alpha, sample.layers, sample.steps),
         *(
-            Condition(f"random direction #{seed}", random_direction(bench.offsets, seed), **default)
+            replace(default, name=f"random direction #{seed}", steering=random_direction(bench.offsets, seed))
             for seed in RANDOM_SEEDS
         ),
-        Condition("plain mean, alpha 1, all layers", mean, 1.0),
-        Condition("harmful-only anchors", offsets(":harmful"), **default),
-        Condition("harmless-only anchors", offsets(":harmless"), **default),
-        Condition("dataset-level, steps = all", bench.offsets, dataset.alpha, dataset.layers, "all"),
+        Condition("plain mean, alpha 1, all layers", offsets("", "mean"), 1.0),
+        replace(default, name="harmful-only anchors", steering=offsets(":harmful")),
+        replace(default, name="harmless-only anchors", steering=offsets(":harmless")),
+        replace(default, name="dataset-level, steps = all", steps="all"),
     ]
 
 
@@ -181,7 +181,7 @@ def _answers(bench: Workbench, record: Record, rows: Sequence[Condition]) -> Ite
             yield _judged(record, row.name, answered.text)
 
 
-def _last(bench: Workbench, record: Record, image: object, rows: Sequence[Condition]) -> Step:
+def _last(bench: Workbench, record: Record, image: Image.Image | None, rows: Sequence[Condition]) -> Step:
     own = bench.steering("sample", record.prompt) if any(row.steering is None for row in rows) else bench.offsets
     limited = [Limited(row.steering or own, row.layers) for row in rows]
     # Row 0 has alpha 0, so whose delta stands there does not matter.
@@ -197,7 +197,7 @@ def _judged(record: Record, condition: str, text: str) -> Answer:
     return Answer(record.id, record.label, condition, text, pocket_verdict(record, text), right)
 
 
-def _settings(bench: Workbench, split: str, rows: Sequence[Condition]) -> dict:
+def _settings(bench: Workbench, split: Split, rows: Sequence[Condition]) -> dict:
     return {
         "command": " ".join(["python -m cmrm", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

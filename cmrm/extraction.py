@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 import torch
 from PIL import Image
@@ -15,12 +14,11 @@ from PIL import Image
 from .errors import CmrmError
 from .generation import Inputs, fan_out, forward, prefill
 from .hooks import hooked
-from .images import Corruption
 from .model import Vlm
 from .offsets import Offsets, Origin
-from .steering import Steering, check_choice, steer
+from .options import Corruption, Estimator, check_choice
+from .steering import Steering, steer
 
-Estimator = Literal["mean", "pc1", "sequential"]
 Progress = Callable[[int, int], None]
 
 BATCH = 16

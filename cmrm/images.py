@@ -2,15 +2,12 @@
 
 import warnings
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import CmrmError
-
-Corruption = Literal["white", "black", "mean", "noise"]
-CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
+from .options import Corruption, check_choice
 
 MAX_PIXELS = 50_000_000
 
@@ -73,10 +70,9 @@ def corrupted_image(
     `mean` is the mean colour, 0..1 a channel, that the model's image processor subtracts; noise is
     uniform in each channel.
     """
+    check_choice("corruption", corruption, Corruption)
     if corruption == "noise":
         pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
         return Image.fromarray(pixels)
     fill = {"white": (255, 255, 255), "black": (0, 0, 0), "mean": tuple(round(255 * c) for c in mean)}
-    if corruption not in fill:
-        raise CmrmError(f"corruption is {corruption!r}, but it must be one of {', '.join(CORRUPTIONS)}.")
     return Image.new("RGB", size, fill[corruption])

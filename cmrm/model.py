@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -23,13 +23,11 @@ from transformers import (
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .errors import CmrmError
-from .images import Corruption, corrupted_image
+from .images import corrupted_image
 from .layers import decoder_layers, decoder_of, path_of
+from .options import Corruption, Quantization, check_choice
 from .paths import POCKET
 from .prompts import check_prompt, neutralise, template_markers
-
-Quantization = Literal["auto", "nf4", "none"]
-QUANTIZATIONS: tuple[Quantization, ...] = ("auto", "nf4", "none")
 
 _BLANK_SIDE = 336
 
@@ -94,8 +92,7 @@ class Vlm:
         Raises:
             CmrmError: an unknown quantization, or a model that can't be loaded, with the reason.
         """
-        if quantization not in QUANTIZATIONS:
-            raise CmrmError(f"quantization is {quantization!r}, but it must be one of {', '.join(QUANTIZATIONS)}.")
+        check_choice("quantization", quantization, Quantization)
         source = str(POCKET) if str(model) == "pocket" else str(model)
         if source.startswith((".", "/", "~")) and not (Path(source) / "config.json").is_file():
             raise CmrmError(f"There is no model in the folder {source!r} (no config.json); check the path.")

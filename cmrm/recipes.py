@@ -2,25 +2,21 @@
 
 import json
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from .images import Corruption
+from .options import METHODS, Corruption, Estimator, Method, Steps
 from .paths import ASSETS
-
-Method = Literal["dataset", "sample"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Estimator, corruption and anchor set of the offsets; layers (None: all), alpha and steps of the steering."""
 
-    estimator: Literal["mean", "pc1", "sequential"] = "sequential"
+    estimator: Estimator = "sequential"
     corruption: Corruption = "white"
     anchors: str = "anchors"
     layers: tuple[int, ...] | None = None
     alpha: float = 1.0
-    steps: Literal["prompt", "all"] = "prompt"
+    steps: Steps = "prompt"
 
 
 def recipes_for(model: str) -> dict[Method, Recipe]:

@@ -13,10 +13,11 @@ from .anchors import AnchorSet, load_anchors
 from .comparison import Step, compare
 from .errors import CmrmError, CmrmWarning
 from .extraction import Progress, anchors_digest, extract_offsets, prompt_offsets
-from .model import Quantization, Vlm
+from .model import Vlm
 from .offsets import Offsets
+from .options import Method, Quantization, check_choice
 from .paths import ASSETS
-from .recipes import METHODS, Method, Recipe, recipes_for
+from .recipes import Recipe, recipes_for
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,7 @@ class Workbench:
         Raises:
             CmrmError: bad input, before the first step.
         """
-        if method not in METHODS:
-            raise CmrmError(f"method is {method!r}, but it must be one of {', '.join(METHODS)}.")
+        check_choice("method", method, Method)
         recipe = self.recipes[method]
         return compare(
             self.vlm,

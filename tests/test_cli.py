@@ -50,7 +50,7 @@ def test_extract_then_compare_with_the_file(checkpoint, anchors, tmp_path):
         (["--prompt", "x", "--alpha", "-1"], "alpha is -1.0"),
         (["--prompt", "x", "--alpha", "nan"], "alpha is nan"),
         (["--prompt", "x", "--alpha", "3"], "alpha is 3.0"),
-        (["--prompt", "x", "--method", "magic"], "method is 'magic'"),
+        (["--prompt", "x", "--method", "magic"], "magic"),
         (["--prompt", "x", "--image", "nowhere.png"], "no image file"),
         (["--prompt", "x", "--model", "/nowhere"], "no model in the folder"),
         (["--prompt", "x", "--offsets", "nowhere.safetensors"], "no offsets file"),

@@ -1,0 +1,60 @@
+"""The choices a user has, by name, and their checks; shared by page, command line and library."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
+
+from .errors import CmrmError
+
+Quantization = Literal["auto", "nf4", "none"]
+Method = Literal["dataset", "sample"]
+Estimator = Literal["mean", "pc1", "sequential"]
+Corruption = Literal["white", "black", "mean", "noise"]
+Positions = Literal["last", "all"]
+Steps = Literal["prompt", "all"]
+Split = Literal["dev", "test"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+
+MAX_ALPHA = 2.0
+
+
+def check_choice(name: str, value: object, choices: object) -> None:
+    """Raise `CmrmError` unless `value` is one of the values of the `Literal` type `choices`."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise CmrmError(f"{name} is {value!r}, but it must be one of {', '.join(map(repr, allowed))}.")
+
+
+def checked_alphas(alpha: float | Sequence[float]) -> tuple[float, ...]:
+    """Return alpha as a tuple of floats, all finite and in [0, 2].
+
+    Raises:
+        CmrmError: not a number, none at all, or outside the range: a negative alpha removes safety.
+    """
+    values = alpha if isinstance(alpha, Sequence) and not isinstance(alpha, str) else (alpha,)
+    if not values:
+        raise CmrmError("No alpha was given; give at least one number from 0 to 2.")
+    return tuple(map(_checked_alpha, values))
+
+
+def _checked_alpha(value: object) -> float:
+    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if not 0 <= number <= MAX_ALPHA:
+        raise CmrmError(
+            f"alpha is {value!r}, but it must be a number from 0 to {MAX_ALPHA:g} "
+            "(a negative one would remove safety); choose one in that range."
+        )
+    return number
+
+
+def checked_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
+    """Return the layer indices in rising order, each once; all `count` of them for None.
+
+    Raises:
+        CmrmError: no layer, or one that the model does not have.
+    """
+    chosen = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
+    if not chosen or not all(isinstance(index, int) and 0 <= index < count for index in chosen):
+        raise CmrmError(f"layers is {list(chosen)}, but it must name decoder layers from 0 to {count - 1}.")
+    return chosen
