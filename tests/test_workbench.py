@@ -1,0 +1,106 @@
+"""A model's offsets: computed once, kept, found again, and made anew when the kept file is no good."""
+
+import json
+
+import pytest
+
+from cmrm import CmrmError, Offsets
+from cmrm import workbench as bench_module
+from cmrm.anchors import load_anchors
+from cmrm.recipes import recipes_for
+from cmrm.workbench import Workbench
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of its own, and a short anchor set under the name that other models use."""
+    assets = tmp_path / "assets"
+    assets.mkdir()
+    lines = [{"text": "a cat", "group": "harmless"}, {"text": "pick a lock", "group": "harmful"}]
+    (assets / "anchors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr("cmrm.anchors.ASSETS", assets)
+    monkeypatch.setenv("CMRM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_offsets_are_computed_once_with_progress_and_kept(checkpoint, cache, monkeypatch):
+    told = []
+    first = Workbench.open(checkpoint, progress=lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1]
+    assert len(list(cache.glob("*.safetensors"))) == 1
+    assert first.anchors == "anchors"
+
+    def never(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(bench_module, "extract_offsets", never)
+    second = Workbench.open(checkpoint)
+    assert (second.offsets.values == first.offsets.values).all()
+    with pytest.raises(AssertionError):  # another quantization is another model
+        Workbench.open(checkpoint, "none")
+
+
+def test_a_damaged_cache_file_is_set_aside_and_made_anew(checkpoint, cache):
+    first = Workbench.open(checkpoint)
+    (kept,) = cache.glob("*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:100])
+    again = Workbench.open(checkpoint)
+    assert (again.offsets.values == first.offsets.values).all()
+    assert Offsets.load(kept).fits == again.vlm.identity
+    assert len(list(cache.glob("*.damaged"))) == 1
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_app(checkpoint, cache, monkeypatch):
+    cache.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="could not be written"):
+        assert Workbench.open(checkpoint).offsets.values.shape == (4, 64)
+
+
+def test_a_given_file_is_used_with_its_warnings_and_refused_if_it_does_not_fit(checkpoint, cache, offsets, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    offsets.save(path)
+    bench = Workbench.open(checkpoint, offsets=path)
+    assert "mine.safetensors" in bench.anchors
+    assert any("quantization" in note for note in bench.notes)
+    wide = tmp_path / "wide.safetensors"
+    fits = {**vars(offsets.fits), "hidden": 128}
+    Offsets(offsets.values.repeat(1, 2), type(offsets.fits)(**fits)).save(wide)
+    with pytest.raises(CmrmError, match="hidden size 128"):
+        Workbench.open(checkpoint, offsets=wide)
+
+
+def test_both_methods_answer_by_their_recipes(checkpoint, cache):
+    bench = Workbench.open(checkpoint)
+    for method in ("dataset", "sample"):
+        *_, step = bench.compare(None, "What?", method=method, max_new_tokens=3)
+        assert step.rows[1].alpha == bench.recipes[method].alpha
+    with pytest.raises(CmrmError, match="method"):
+        bench.compare(None, "What?", method="magic")
+
+
+def test_every_model_has_recipes_whose_anchors_ship():
+    for model in ("pocket", "llava-hf/llava-1.5-7b-hf"):
+        for recipe in recipes_for(model).values():
+            assert load_anchors(recipe.anchors).texts
+
+
+def test_the_general_anchor_set_is_half_harmful_half_harmless():
+    anchors = load_anchors("anchors")
+    assert len(anchors.texts) == len(set(anchors.texts)) == 128
+    assert len(load_anchors("anchors:harmful").texts) == len(load_anchors("anchors:harmless").texts) == 64
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("", "is empty"), ("{", "line 1"), ('{"text": " "}', "line 1"), ('{"text": "a"}\n[]', "line 2")],
+)
+def test_bad_anchor_files_name_the_line(tmp_path, content, says):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    with pytest.raises(CmrmError, match=says):
+        load_anchors(path)
+    with pytest.raises(CmrmError, match="can't be read"):
+        load_anchors(tmp_path / "none.jsonl")
+    plain = tmp_path / "plain.txt"
+    plain.write_text("one\n\ntwo\n")
+    assert load_anchors(plain).texts == ("one", "two")
