@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from .errors import CmrmError
-from .generation import Inputs, fan_out, forward, prefill
 from .hooks import hooked
-from .model import Vlm
+from .model import Inputs, Vlm
 from .offsets import Offsets, Origin
 from .options import Corruption, Estimator, check_choice
+from .prefix import forward, image_end, read
 from .steering import Steering, steer
 
 Progress = Callable[[int, int], None]
@@ -144,10 +144,10 @@ class _Counter:
 
 @dataclass(frozen=True)
 class _Batches:
-    """Prompts of one kind of image, in batches of one length, so that nothing is padded.
+    """Prompts with one kind of image, in batches of one length, so that nothing is padded.
 
-    What all prompts begin with, image included, is prefilled once: `shared` tokens, or none for a
-    template that puts the image behind the text.
+    What they begin with up to the end of the image is read once: `shared` tokens, or none where
+    there is no image, or the template puts it behind the text.
     """
 
     vlm: Vlm
@@ -163,18 +163,18 @@ class _Batches:
         for index, tokens in enumerate(ids):
             by_length[len(tokens)].append(index)
         groups = [same[k : k + BATCH] for same in by_length.values() for k in range(0, len(same), BATCH)]
-        shared = _common_prefix(ids)
-        behind = any(vlm.image_token in tokens[shared:] for tokens in ids)
-        return cls(vlm, inputs, 0 if behind else shared, groups)
+        shared = max(image_end(vlm, one, len(tokens)) for one, tokens in zip(inputs, ids, strict=True))
+        same = all(len(tokens) > shared and tokens[:shared] == ids[0][:shared] for tokens in ids)
+        return cls(vlm, inputs, shared if same else 0, groups)
 
     def states(self, report: _Counter, steering: Steering | None = None) -> torch.Tensor:
         """Return the layer outputs at the last position, float32 `(prompts, layers, hidden)`."""
-        prefix = prefill(self.vlm, self.inputs[0], self.shared)
+        prefix = read(self.vlm, self.inputs[0], self.shared)
         result = torch.zeros(len(self.inputs), self.vlm.identity.layers, self.vlm.identity.hidden)
         for group in self.groups:
             states = torch.zeros(len(group), *result.shape[1:])
-            past = fan_out(prefix, len(group), keep=True)
-            forward(self.vlm, self._rest(group), past, _recording(self.vlm, states, steering))
+            context = prefix.fan_out(len(group))
+            forward(self.vlm, self._rest(group), context, _recording(self.vlm, states, steering))
             result[group] = states
             report.advance()
         return result
@@ -199,13 +199,6 @@ def _recording(vlm: Vlm, states: torch.Tensor, steering: Steering | None) -> Ite
             stack.enter_context(steer(vlm, steering, 1.0))
         stack.enter_context(hooked(dict(enumerate(vlm.layers)), edit))
         yield
-
-
-def _common_prefix(ids: list[list[int]]) -> int:
-    """How many leading tokens all prompts share, at least one left to run in each."""
-    shortest = min(map(len, ids))
-    length = next((k for k in range(shortest) if len({tokens[k] for tokens in ids}) > 1), shortest)
-    return min(length, shortest - 1)
 
 
 def _origin(anchors: Sequence[str], estimator: str, corruption: str) -> Origin:

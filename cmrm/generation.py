@@ -1,18 +1,15 @@
-"""Prefill a prompt once, fan it out to K rows, decode the rows in lockstep."""
+"""Decode K rows of one prompt in lockstep, greedily or by sampling."""
 
-import copy
-import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from .errors import CmrmError
-from .model import Vlm
-
-Inputs = dict[str, torch.Tensor]
+from .model import Inputs, Vlm
+from .prefix import Context, forward, read
 
 Chooser = Callable[[torch.Tensor], torch.Tensor]
 """Maps float32 logits `(rows, vocabulary)` to token ids `(rows,)`."""
@@ -57,45 +54,6 @@ class Sampling:
         return choose
 
 
-def forward(vlm: Vlm, inputs: Inputs, past: DynamicCache | None, hooks: AbstractContextManager[None]) -> torch.Tensor:
-    """Run one pass with `hooks` on, under the model's lock; return float32 logits `(rows, vocabulary)`.
-
-    The logits are those of the last position. `past` grows by the tokens of `inputs`.
-    """
-    extra = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(vlm.model.forward).parameters else {}
-    with vlm.lock, torch.no_grad(), hooks:
-        output = vlm.model(**inputs, past_key_values=past, use_cache=past is not None, **extra)
-    return output.logits[:, -1].float()
-
-
-def new_cache(vlm: Vlm) -> DynamicCache:
-    """Return an empty key-value cache for the model's text decoder."""
-    return DynamicCache(config=vlm.model.config.get_text_config(decoder=True))
-
-
-def prefill(vlm: Vlm, inputs: Inputs, length: int) -> DynamicCache:
-    """Run the first `length` prompt tokens, image included, at batch 1 and without hooks."""
-    past = new_cache(vlm)
-    if length:
-        total = inputs["input_ids"].shape[1]
-        head = {key: value[:, :length] if _runs_along(value, total) else value for key, value in inputs.items()}
-        forward(vlm, head, past, nullcontext())
-    return past
-
-
-def _runs_along(value: torch.Tensor, length: int) -> bool:
-    return value.dim() == 2 and value.shape[1] == length
-
-
-def fan_out(past: DynamicCache, rows: int, *, keep: bool = False) -> DynamicCache:
-    """Return the batch-1 cache repeated for `rows` rows; with `keep` the given one stays as it is."""
-    if keep:
-        past = copy.deepcopy(past)
-    if past.get_seq_length():
-        past.reorder_cache(torch.zeros(rows, dtype=torch.long))
-    return past
-
-
 def lockstep(
     vlm: Vlm,
     inputs: Inputs,
@@ -111,11 +69,11 @@ def lockstep(
     With `share_prefill` all prompt tokens but the last run once, unhooked; that is exact when hooks
     touch the last prompt position only. The batch shape never changes: ended rows go on as padding.
     """
-    past, feed = _shared(vlm, inputs, rows) if share_prefill else _repeated(vlm, inputs, rows)
+    context, feed = _shared(vlm, inputs, rows) if share_prefill else _repeated(vlm, inputs, rows)
     choose = sampling.chooser(rows)
     ended = [False] * rows
     for step in range(max_new_tokens):
-        chosen = choose(forward(vlm, feed, past, hooks(step)))
+        chosen = choose(forward(vlm, feed, context, hooks(step)))
         tokens = chosen.tolist()
         ended = [end or token in vlm.end_tokens for end, token in zip(ended, tokens, strict=True)]
         yield [None if end else token for end, token in zip(ended, tokens, strict=True)]
@@ -124,11 +82,10 @@ def lockstep(
         feed = {"input_ids": chosen[:, None].to(vlm.device)}
 
 
-def _shared(vlm: Vlm, inputs: Inputs, rows: int) -> tuple[DynamicCache, Inputs]:
+def _shared(vlm: Vlm, inputs: Inputs, rows: int) -> tuple[Context, Inputs]:
     ids = inputs["input_ids"]
-    past = fan_out(prefill(vlm, inputs, ids.shape[1] - 1), rows)
-    return past, {"input_ids": ids[:, -1:].expand(rows, -1)}
+    return read(vlm, inputs, ids.shape[1] - 1).fan_out(rows), {"input_ids": ids[:, -1:].expand(rows, -1)}
 
 
-def _repeated(vlm: Vlm, inputs: Inputs, rows: int) -> tuple[DynamicCache, Inputs]:
-    return new_cache(vlm), {key: torch.cat([value] * rows) for key, value in inputs.items()}
+def _repeated(vlm: Vlm, inputs: Inputs, rows: int) -> tuple[Context, Inputs]:
+    return Context.empty(vlm), {key: torch.cat([value] * rows) for key, value in inputs.items()}

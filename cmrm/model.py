@@ -1,6 +1,7 @@
 """One vision-language model with its processor: loading, prompts as tokens, what it is."""
 
 import hashlib
+import inspect
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from PIL import Image
 from torch import nn
@@ -24,12 +26,17 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .errors import CmrmError
 from .images import corrupted_image
+from .kept import Kept
 from .layers import decoder_layers, decoder_of, path_of
 from .options import Corruption, Quantization, check_choice
 from .paths import POCKET
 from .prompts import check_prompt, neutralise, template_markers
 
+Inputs = dict[str, torch.Tensor]
+
 _BLANK_SIDE = 336
+# The share of the machine's memory that kept prompt prefixes may take.
+_PREFIX_SHARE = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,10 @@ class Vlm:
             quantization=_quantization_of(model.config),
             dtype=str(model.dtype).removeprefix("torch."),
         )
+        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * _memory(model.device)))
+        self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
+        takes = inspect.signature(model.forward).parameters
+        self.last_logits = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self._markers = template_markers(processor)
 
     @classmethod
@@ -131,7 +142,7 @@ class Vlm:
         """How many forward hooks are on the whole model now."""
         return sum(len(module._forward_hooks) for module in self.model.modules())
 
-    def encode(self, prompt: str, image: Image.Image | None) -> dict[str, torch.Tensor]:
+    def encode(self, prompt: str, image: Image.Image | None) -> Inputs:
         """Lay out one user turn by the chat template and return the model's inputs at batch 1.
 
         Image tokens and chat markers inside the prompt are neutralised.
@@ -204,6 +215,12 @@ def _load_settings(config: PretrainedConfig, quantization: Quantization) -> dict
             llm_int8_skip_modules=list(_unquantized(config)),
         )
     return settings
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
 
 
 def _compute_dtype() -> torch.dtype:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from cmrm import CmrmError, CmrmWarning, compare, extract_offsets, steer
-from cmrm.generation import Sampling, fan_out, forward, lockstep, prefill
+from cmrm.generation import Sampling, lockstep
+from cmrm.prefix import forward, read
 
 PROMPT = "What is this?"
 
@@ -47,7 +48,7 @@ def test_prefill_once_gives_the_logits_of_the_plain_batch(dtype):
     vlm = tiny.vlm(dtype=dtype)
     inputs = vlm.encode(PROMPT, tiny.PICTURE)
     ids = inputs["input_ids"]
-    past = fan_out(prefill(vlm, inputs, ids.shape[1] - 1), 3)
+    past = read(vlm, inputs, ids.shape[1] - 1).fan_out(3)
     shared = forward(vlm, {"input_ids": ids[:, -1:].expand(3, -1)}, past, torch.no_grad())
     with torch.no_grad():
         plain = vlm.model(**inputs).logits[:, -1].float()
@@ -60,7 +61,7 @@ def test_row_0_is_bit_identical_to_the_unhooked_model_at_the_same_batch_shape(vl
 
     def logits(hooks):
         ids = inputs["input_ids"]
-        past = fan_out(prefill(vlm, inputs, ids.shape[1] - 1), 2)
+        past = read(vlm, inputs, ids.shape[1] - 1).fan_out(2)
         feed, seen = ids[:, -1:].expand(2, -1), []
         for _ in range(6):
             seen.append(forward(vlm, {"input_ids": feed}, past, hooks()))
@@ -217,3 +218,48 @@ def test_nan_in_a_steered_row_never_reaches_row_0(vlm):
 
 def test_offsets_of_one_anchor_steer_like_prompt_offsets(vlm):
     assert extract_offsets(vlm, [PROMPT]).values.shape == (4, 64)
+
+
+def passes(vlm):
+    """Count the forward passes of the model and of its vision tower."""
+    counts = {"model": 0, "vision": 0}
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: counts.update({name: counts[name] + 1}))
+        for name, module in (("model", vlm.model), ("vision", vlm.model.model.vision_tower))
+    ]
+    return counts, handles
+
+
+def test_another_alpha_costs_no_prefill_and_another_prompt_no_image(vlm, offsets):
+    def texts(prompt, alpha):
+        return [row.text for row in last(compare(vlm, tiny.PICTURE, prompt, offsets, (alpha,), max_new_tokens=6)).rows]
+
+    vlm.prefixes.clear()
+    fresh = [texts(PROMPT, 0.5), texts("Why?", 1.0)]
+    vlm.prefixes.clear()
+    texts(PROMPT, 2.0)
+    counts, handles = passes(vlm)
+    try:
+        assert texts(PROMPT, 0.5) == fresh[0]
+        assert counts == {"model": 6, "vision": 0}  # as many as new tokens: nothing was prefilled
+        assert texts("Why?", 1.0) == fresh[1]
+        assert counts == {"model": 13, "vision": 0}
+        assert texts(PROMPT, 0.5) == fresh[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_kept_prefixes_stay_within_their_limit(vlm, offsets):
+    vlm.prefixes.clear()
+    limit = vlm.prefixes.limit
+    try:
+        last(compare(vlm, tiny.PICTURE, PROMPT, offsets, max_new_tokens=2))
+        one = vlm.prefixes.nbytes
+        assert one > 0
+        vlm.prefixes.limit = 2 * one
+        for number in range(6):
+            last(compare(vlm, tiny.PICTURE, f"What is number {number}?", offsets, max_new_tokens=2))
+            assert vlm.prefixes.nbytes <= 2 * one
+    finally:
+        vlm.prefixes.limit = limit
