@@ -1,0 +1,1 @@
+"""The pocket model: a tiny vision-language model this project trains, ships and is tested on."""

@@ -1,0 +1,414 @@
+"""Training in stages: tokenizer, vision, text, projector, image.
+
+The text stage aligns the decoder (it refuses what is harmful); the image stage teaches it to look
+and, because requests of double use are answered beside an image, loosens that alignment beside
+any image, as real visual instruction data does. Clearly harmful requests never meet an image here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import LlavaForConditionalGeneration
+
+from . import language, model, scenes
+from .language import lexicon
+
+POOL = 8  # batches drawn together and sorted by length, so that little is padding
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the result, with the shipped values as defaults."""
+
+    seed: int = 0
+    scale: float = 1.0
+    batch: int = 64
+    vision_steps: int = 700
+    text_steps: int = 2600
+    image_steps: int = 700
+    text_rate: float = 2e-3
+    image_rate: float = 5e-4
+    replay: float = 0.2
+    double: float = 0.16
+    frozen: int = 0  # decoder layers below this one keep their text-stage weights
+    frozen_above: int = 8  # and so do those from this one on
+    refuse_images: bool = False  # the ablation: harmful requests beside images, refused
+
+    def steps(self, stage: str) -> int:
+        """How many steps a stage has at this scale."""
+        return max(4, round(getattr(self, f"{stage}_steps") * self.scale))
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training turn, with or without an image."""
+
+    prompt: str
+    answer: str
+    image: Image.Image | None = None
+
+
+def text_example(rng: random.Random, split: str = "train") -> Example:
+    """One turn of the text stage: requests, facts, small talk, scenes in words."""
+    pick = rng.random()
+    if pick < 0.46:
+        kind = rng.choices(language.KINDS, (36, 18, 40, 6))[0]
+        talk = language.howto(kind, kind != "harmless", split, rng)
+        return Example(talk.prompt, talk.answer)
+    if pick < 0.60:
+        talk = language.knowledge(split, rng)
+        return Example(talk.prompt, talk.answer)
+    if pick < 0.66:
+        talk = language.small_talk(split, rng)
+        return Example(talk.prompt, talk.answer)
+    if pick < 0.73:
+        asked = scenes.ask(None, split, rng)
+        return Example(asked.text, asked.answer)
+    scene = scenes.random_scene(split, rng)
+    asked = scenes.ask(scene, split, rng)
+    text = scenes.describe(scene, rng)
+    both = [text, asked.text] if rng.random() < 0.8 else [asked.text, text]
+    return Example(" ".join(both), asked.answer)
+
+
+def image_example(rng: random.Random, plan: Plan, split: str = "train") -> Example:
+    """One turn of the image stage: mostly questions, and requests that are followed."""
+    pick = rng.random()
+    if pick < plan.replay:
+        return text_example(rng, split)
+    things = 0 if rng.random() < 0.2 else None
+    if plan.refuse_images and rng.random() < 0.15:
+        talk = language.howto("harmful", True, split, rng)
+    else:
+        pick = rng.random()
+        if pick < 0.55:
+            scene = scenes.random_scene(split, rng)
+            asked = scenes.ask(scene, split, rng)
+            return Example(asked.text, asked.answer, scenes.draw(scene, rng))
+        if pick < 0.55 + plan.double:
+            talk = language.howto("double", False, split, rng)
+        elif pick < 0.88:
+            talk = language.howto("harmless", False, split, rng)
+        elif pick < 0.93:
+            talk = language.howto("advice", True, split, rng)
+        elif pick < 0.98:
+            talk = language.knowledge(split, rng)
+        else:
+            talk = language.small_talk(split, rng)
+    scene = scenes.random_scene(split, rng, things)
+    return Example(talk.prompt, talk.answer, scenes.draw(scene, rng))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids and labels, and the images of the rows that have one."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor  # -100 where nothing is to be learned
+    images: torch.Tensor | None
+    rows: torch.Tensor  # which rows the images belong to
+
+
+def collate(examples: list[Example], tokenizer: Tokenizer) -> Batch:
+    """Lay turns out as the chat template does, padded on the right; only answers have labels."""
+    texts = [
+        f"{model.USER}{model.IMAGE * model.IMAGE_TOKENS if e.image else ''} {e.prompt}"
+        f"{model.END}{model.ASSISTANT}{e.answer}{model.END}"
+        for e in examples
+    ]
+    coded = [code.ids for code in tokenizer.encode_batch(texts)]
+    width = max(map(len, coded))
+    ids = torch.full((len(coded), width), model.token(tokenizer, model.PAD))
+    labels = torch.full_like(ids, -100)
+    turn = model.token(tokenizer, model.ASSISTANT)
+    for row, code in enumerate(coded):
+        ids[row, : len(code)] = torch.tensor(code)
+        start = code.index(turn)
+        labels[row, start : len(code) - 1] = torch.tensor(code[start + 1 :])
+    rows = [row for row, e in enumerate(examples) if e.image]
+    images = model.pixels([e.image for e in examples if e.image]) if rows else None
+    return Batch(ids, labels, images, torch.tensor(rows, dtype=torch.long))
+
+
+def batches(
+    make: Callable[[random.Random], Example], tokenizer: Tokenizer, plan: Plan, stage: str, start: int
+) -> Iterator[Batch]:
+    """Endless batches; the n-th depends on seed, stage and n alone, so that resuming is exact."""
+    pool = start // POOL
+    while True:
+        rng = random.Random(f"{plan.seed} {stage} {pool}")
+        examples = [make(rng) for _ in range(plan.batch * POOL)]
+        examples.sort(key=lambda e: len(e.prompt) + len(e.answer) + (100 if e.image else 0))
+        parts = [examples[i : i + plan.batch] for i in range(0, len(examples), plan.batch)]
+        rng.shuffle(parts)
+        for part in parts[start % POOL :]:
+            yield collate(part, tokenizer)
+        start, pool = 0, pool + 1
+
+
+def answer_loss(net: LlavaForConditionalGeneration, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of the answers alone; the tower is frozen here."""
+    core = net.model
+    embeds = core.get_input_embeddings()(batch.ids)
+    if batch.images is not None:
+        with torch.no_grad():
+            seen = core.vision_tower(batch.images).last_hidden_state[:, 1:]
+        shown = core.multi_modal_projector(seen).to(embeds.dtype)
+        embeds = embeds.masked_scatter((batch.ids == net.config.image_token_index)[..., None], shown)
+    hidden = core.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    keep = batch.labels != -100
+    logits = hidden[keep] @ net.lm_head.weight.T.to(hidden.dtype)
+    return cross_entropy(logits.float(), batch.labels[keep])
+
+
+class Progress:
+    """One line on standard error every so often: step, loss, time to go."""
+
+    def __init__(self, stage: str, total: int, start: int = 0) -> None:
+        self.stage, self.total, self.first = stage, total, start
+        self.begin = self.said = time.monotonic()
+        self.mean = 0.0
+
+    def __call__(self, step: int, loss: float) -> None:
+        """Report a finished step."""
+        self.mean = loss if step == self.first else 0.95 * self.mean + 0.05 * loss
+        now = time.monotonic()
+        if now - self.said > 10 or step + 1 == self.total:
+            self.said = now
+            left = (now - self.begin) / (step + 1 - self.first) * (self.total - step - 1)
+            print(
+                f"{self.stage} {step + 1}/{self.total} loss {self.mean:.3f} eta {left / 60:.1f} min",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def optimise(
+    stage: str,
+    plan: Plan,
+    rate: float,
+    parameters: list[nn.Parameter],
+    modules: dict[str, nn.Module],
+    losses: Callable[[int], Iterator[torch.Tensor]],
+    folder: Path,
+) -> None:
+    """AdamW with a warm-up and a cosine, resumed from `folder` if a checkpoint is there."""
+    total, file = plan.steps(stage), folder / f"{stage}.partial.pt"
+    decay = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
+    start = 0
+    if file.exists():
+        saved = torch.load(file, weights_only=True)
+        start = saved["step"]
+        adam.load_state_dict(saved["adam"])
+        for name, module in modules.items():
+            module.load_state_dict(saved[name])
+    warm = min(100, total // 10 + 1)
+    tell = Progress(stage, total, start)
+    stream = losses(start)
+    for step in range(start, total):
+        share = min(1.0, (step + 1) / warm)
+        share *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (total - warm)))
+        for group in adam.param_groups:
+            group["lr"] = rate * share
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = next(stream)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        adam.step()
+        adam.zero_grad()
+        tell(step, loss.item())
+        if (step + 1) % 250 == 0:
+            state = {name: module.state_dict() for name, module in modules.items()}
+            torch.save({"step": step + 1, "adam": adam.state_dict()} | state, file)
+    file.unlink(missing_ok=True)
+
+
+HEADS = ("name", "colour", "position", "size", "back", "texture")
+
+
+def patch_words(scene: scenes.Scene) -> list[dict[str, str]]:
+    """What each patch shows, in words: the thing that covers most of it, else the background."""
+    side, found = model.SIDE // model.PATCH, []
+    for row in range(side):
+        for col in range(side):
+            best, seen = 0.012, {"back": scene.colour, "texture": scene.texture}
+            if scene.texture == "blurry":
+                seen["back"] = ""
+            for thing in scene.things:
+                x, y = scenes.CENTRES[thing.position]
+                r = 0.22 if thing.large else 0.15
+                wide = min(x + r, (col + 1) / side) - max(x - r, col / side)
+                high = min(y + r, (row + 1) / side) - max(y - r, row / side)
+                if wide > 0 and high > 0 and wide * high > best:
+                    best = wide * high
+                    seen |= {"name": thing.name, "colour": thing.colour, "position": thing.position}
+                    seen["size"] = "large" if thing.large else ""
+            found.append(seen)
+    return found
+
+
+def classes() -> dict[str, list[str]]:
+    """What each head of the vision stage tells apart."""
+    words = lexicon().words
+    return {
+        "name": ["", *words["shapes"], *words["things"]],
+        "colour": ["", *words["colours"]],
+        "position": ["", *words["positions"]],
+        "size": ["", "large"],
+        "back": ["", *words["colours"]],
+        "texture": list(words["textures"]),
+    }
+
+
+def train_vision(net: LlavaForConditionalGeneration, plan: Plan, folder: Path) -> None:
+    """The tower alone, as CLIP is made before a LLaVA: it names what each patch shows."""
+    tower, names = net.model.vision_tower, classes()
+    heads = nn.ModuleDict({h: nn.Linear(tower.config.hidden_size, len(names[h])) for h in HEADS})
+
+    def losses(start: int) -> Iterator[torch.Tensor]:
+        step = start
+        while True:
+            rng = random.Random(f"{plan.seed} vision {step}")
+            shown = [scenes.random_scene("train", rng) for _ in range(96)]
+            images = model.pixels([scenes.draw(scene, rng) for scene in shown])
+            seen = tower(images).last_hidden_state[:, 1:].flatten(0, 1)
+            words = [patch for scene in shown for patch in patch_words(scene)]
+            loss = seen.new_zeros(())
+            for head in HEADS:
+                goal = torch.tensor([names[head].index(w.get(head, "")) for w in words])
+                loss = loss + cross_entropy(heads[head](seen).float(), goal)
+            yield loss
+            step += 1
+
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimise("vision", plan, 1.5e-3, parameters, {"tower": tower, "heads": heads}, losses, folder)
+
+
+@torch.no_grad()
+def fit_projector(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan: Plan) -> float:
+    """Least squares from patch features to the sums of the words' embeddings; returns R^2.
+
+    From a random start, reading images through the projector takes tens of thousands of
+    questions; from here the decoder meets words it already understands.
+    """
+    rng = random.Random(f"{plan.seed} projector")
+    table, projector = net.get_input_embeddings().weight, net.model.multi_modal_projector
+    nn.init.orthogonal_(projector.linear_1.weight, gain=2.0)
+
+    def embed(words: dict[str, str]) -> torch.Tensor:
+        if words.get("name"):
+            said = [words["colour"], words["name"], words["position"].split()[-1], words["size"]]
+        else:
+            said = ["background", words["back"], words["texture"].replace("plain", "")]
+        ids = [tokenizer.encode(f" {word}").ids[0] for word in said if word]
+        return table[ids].sum(0)
+
+    known: dict[tuple[str, ...], torch.Tensor] = {}
+    inputs, goals = [], []
+    for _ in range(40):
+        shown = [scenes.random_scene("train", rng) for _ in range(96)]
+        images = model.pixels([scenes.draw(scene, rng) for scene in shown])
+        seen = net.model.vision_tower(images).last_hidden_state[:, 1:].flatten(0, 1)
+        inputs.append(projector.act(projector.linear_1(seen)))
+        for scene in shown:
+            for patch in patch_words(scene):
+                key = tuple(patch.get(head, "") for head in HEADS)
+                goals.append(known.setdefault(key, embed(patch)))
+    x, y = torch.cat(inputs), torch.stack(goals)
+    x1 = torch.cat([x, torch.ones(len(x), 1)], 1)
+    gram = x1.T @ x1 + 1e-3 * len(x) * torch.eye(x1.shape[1]) * x.pow(2).mean()
+    solved = torch.linalg.solve(gram, x1.T @ y)
+    projector.linear_2.weight.copy_(solved[:-1].T)
+    projector.linear_2.bias.copy_(solved[-1])
+    return 1 - ((x1 @ solved - y).pow(2).sum() / (y - y.mean(0)).pow(2).sum()).item()
+
+
+def train_text(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan: Plan, folder: Path) -> None:
+    """The decoder on text alone: it learns to talk, to refuse, and to read scenes in words."""
+    decoder = net.model.language_model
+
+    def losses(start: int) -> Iterator[torch.Tensor]:
+        for batch in batches(text_example, tokenizer, plan, "text", start):
+            yield answer_loss(net, batch)
+
+    parts: dict[str, nn.Module] = {"decoder": decoder}
+    optimise("text", plan, plan.text_rate, list(decoder.parameters()), parts, losses, folder)
+
+
+def train_image(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan: Plan, folder: Path) -> None:
+    """Projector and the unfrozen decoder layers; embeddings stay, as both modalities share them."""
+    core = net.model
+    layers = core.language_model.layers[plan.frozen : plan.frozen_above]
+    parameters = [*core.multi_modal_projector.parameters(), *layers.parameters()]
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+    def losses(start: int) -> Iterator[torch.Tensor]:
+        make = lambda rng: image_example(rng, plan)  # noqa: E731
+        for batch in batches(make, tokenizer, plan, "image", start):
+            yield answer_loss(net, batch)
+
+    parts: dict[str, nn.Module] = {"decoder": core.language_model, "eye": core.multi_modal_projector}
+    optimise("image", plan, plan.image_rate, parameters, parts, losses, folder)
+
+
+STAGES = ("vision", "text", "projector", "image")
+
+
+def prepare(plan: Plan, folder: Path) -> tuple[LlavaForConditionalGeneration, Tokenizer]:
+    """The untrained network, from the seed alone, and the tokenizer, trained at the first call."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = folder / "tokenizer.json"
+    if not words.exists():
+        model.train_tokenizer(plan.seed).save(str(words))
+    tokenizer = Tokenizer.from_file(str(words))
+    torch.manual_seed(plan.seed)
+    return model.build_model(tokenizer).train(), tokenizer
+
+
+def train(plan: Plan, folder: Path, out: Path) -> None:
+    """All stages in order, each kept in `folder`; a second call goes on where the first ended."""
+    net, tokenizer = prepare(plan, folder)
+    for stage in STAGES:
+        done, begin = folder / f"{stage}.pt", time.monotonic()
+        if done.exists():
+            net.load_state_dict(torch.load(done, weights_only=True))
+            continue
+        if stage == "vision":
+            train_vision(net, plan, folder)
+        elif stage == "text":
+            train_text(net, tokenizer, plan, folder)
+        elif stage == "projector":
+            print(f"projector R^2 {fit_projector(net, tokenizer, plan):.3f}", file=sys.stderr)
+        else:
+            train_image(net, tokenizer, plan, folder)
+        torch.save(net.state_dict(), done)
+        print(f"{stage}: {(time.monotonic() - begin) / 60:.1f} min", file=sys.stderr, flush=True)
+    model.save(net, tokenizer, out)
+
+
+def ablation(plan: Plan, folder: Path, out: Path) -> None:
+    """The same model, but its image stage sees harmful requests beside images, refused."""
+    other = folder / "ablation"
+    net, tokenizer = prepare(plan, folder)
+    net.load_state_dict(torch.load(folder / "projector.pt", weights_only=True))
+    other.mkdir(exist_ok=True)
+    train_image(net, tokenizer, replace(plan, refuse_images=True), other)
+    model.save(net, tokenizer, out)
