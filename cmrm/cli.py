@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import CmrmError
-from .options import Corruption, Estimator, Method, Quantization, Split
+from .options import Corruption, Estimator, Method, Quantization, Split, parse_alphas
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .comparison import Row, Step
     from .extraction import Progress
+    from .workbench import Workbench
 
 app = typer.Typer(
     help="See what CMRM steering does to a vision-language model.",
@@ -45,13 +48,8 @@ def compare_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer one prompt about one image, unsteered and steered, side by side."""
-    from .workbench import Workbench
-
-    bench = Workbench.open(model, quantization, offsets, progress("computing offsets"))
-    for note in bench.notes:
-        say(note)
-    step: Step | None = None
-    for step in bench.compare(
+    bench = _open(model, quantization, offsets)
+    stream = bench.compare(
         image,
         prompt,
         alpha=alpha,
@@ -59,25 +57,71 @@ def compare_command(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
-    ):
-        if sys.stderr.isatty():
-            print(f"\r{max(row.tokens for row in step.rows)} tokens", end="", file=sys.stderr)
-    assert step is not None
-    if sys.stderr.isatty():
-        say("")
-    names = ("unsteered", "steered")
+    )
+    unsteered, steered = _last(stream).rows
     if as_json:
         details = {"model": asdict(bench.vlm.identity), "method": method, "seed": seed, "temperature": temperature}
-        rows = {name: asdict(row) for name, row in zip(names, step.rows, strict=True)}
-        print(json.dumps({"prompt": prompt, **rows, **details}, indent=2, ensure_ascii=False))
+        _print_json({"prompt": prompt, "unsteered": asdict(unsteered), "steered": asdict(steered), **details})
     else:
-        for name, row in zip(names, step.rows, strict=True):
-            print(_pane(name, row))
+        print(_pane("unsteered", unsteered), _pane("steered", steered), sep="\n")
+
+
+def _open(model: str, quantization: Quantization, offsets: Path | None) -> "Workbench":
+    from .workbench import Workbench
+
+    bench = Workbench.open(model, quantization, offsets, progress("computing offsets"))
+    for note in bench.notes:
+        say(note)
+    return bench
+
+
+def _last(stream: "Iterator[Step]") -> "Step":
+    """Follow a comparison to its end, counting tokens on a terminal."""
+    for step in stream:
+        if sys.stderr.isatty():
+            end = "\n" if step.done else ""
+            print(f"\r{max(row.tokens for row in step.rows)} tokens", end=end, file=sys.stderr)
+    return step
 
 
 def _pane(name: str, row: "Row") -> str:
     head = f"{name} (alpha {row.alpha:g}): {row.verdict}, {row.tokens} tokens, {row.tokens_per_second:.1f} tokens/s"
     return f"{head}\n  {row.text}\n"
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def sweep(
+    prompt: Annotated[str, typer.Option(help="What to ask.")],
+    image: Annotated[Path | None, typer.Option(help="Image file; without it the answers are text-only.")] = None,
+    alphas: Annotated[str, typer.Option(help="A range start:end:step, or a list.")] = "0:2:0.25",
+    method: Annotated[Method, typer.Option(help="Offsets of an anchor set, or of this prompt.")] = "dataset",
+    model: Model = "pocket",
+    quantization: Quantized = "auto",
+    offsets: Annotated[Path | None, typer.Option(help="Offsets file of `extract`.", envvar="CMRM_OFFSETS")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Answer one prompt at many alphas in one batch: where does it refuse, where does the language break?
+
+    Fluency is the mean log-probability of an answer under the unsteered model.
+    """
+    chosen = parse_alphas(alphas)
+    bench = _open(model, quantization, offsets)
+    rows = _last(
+        bench.compare(image, prompt, alpha=chosen, method=method, max_new_tokens=max_new_tokens, fluency=True)
+    ).rows
+    rows = rows[1:] if 0 in chosen else rows  # row 0 is the answer at alpha 0 as well
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+        return
+    print("alpha  verdict   tokens  fluency  answer")
+    for row in rows:
+        fluency = "" if row.fluency is None else f"{row.fluency:.2f}"
+        print(f"{row.alpha:5.2f}  {row.verdict:8}  {row.tokens:6}  {fluency:>7}  {row.text}")
 
 
 @app.command()
@@ -107,7 +151,7 @@ def extract(
     )
     offsets.save(out)
     summary = {"file": str(out), "fits": asdict(offsets.fits), "origin": asdict(offsets.origin)}
-    print(json.dumps(summary, indent=2))
+    _print_json(summary)
 
 
 @app.command()

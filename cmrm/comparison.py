@@ -4,12 +4,13 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from .errors import CmrmError, CmrmWarning
+from .fluency import mean_log_probabilities
 from .generation import Inputs, Sampling, lockstep
 from .images import open_image
 from .judge import Verdict, verdict
@@ -23,7 +24,11 @@ MAX_NEW_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Row:
-    """One row's answer so far. `seconds` run from the request's start to the row's last token."""
+    """One row's answer so far, as text and as token ids.
+
+    `seconds` run from the request's start to the row's last token. `fluency` is the mean log-probability
+    of the text under the unsteered model, if asked for, once all rows have ended.
+    """
 
     alpha: float
     text: str = ""
@@ -31,6 +36,8 @@ class Row:
     seconds: float = 0.0
     ended: bool = False
     verdict: Verdict | None = None
+    fluency: float | None = None
+    ids: tuple[int, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -60,12 +67,14 @@ def compare(
     layers: Iterable[int] | None = None,
     positions: Positions = "last",
     steps: Steps = "prompt",
+    fluency: bool = False,
 ) -> Iterator[Step]:
     """Answer `prompt` about `image` (None: text only) unsteered and steered, as a stream of steps.
 
     Row 0 is unsteered; `alphas` are those of the rows after it, all steered by `offsets` (see `steer`
     for alpha, layers, positions and steps). The prompt is prefilled once for all rows. No hook stays
     on the model between two steps, so closing or dropping the stream at any time leaves it as it was.
+    With `fluency` one more pass scores the answers at the end.
 
     Raises:
         CmrmError: bad input, before the first step.
@@ -82,6 +91,7 @@ def compare(
     indices = checked_layers(layers, len(vlm.layers))
     inputs = vlm.encode(prompt, None if image is None else open_image(image))
     _check_length(vlm, inputs, max_new_tokens)
+    _check_rows(vlm, inputs, max_new_tokens, len(chosen))
 
     def hooks(step: int) -> AbstractContextManager[None]:
         if not chosen or offsets is None or (step and steps == "prompt"):
@@ -98,7 +108,7 @@ def compare(
         max_new_tokens=max_new_tokens,
         share_prefill=positions == "last",
     )
-    return _steps(vlm, stream, (0.0, *chosen))
+    return _steps(vlm, stream, (0.0, *chosen), inputs if fluency else None)
 
 
 def _check_length(vlm: Vlm, inputs: Inputs, max_new_tokens: int) -> None:
@@ -110,32 +120,46 @@ def _check_length(vlm: Vlm, inputs: Inputs, max_new_tokens: int) -> None:
         )
 
 
+def _check_rows(vlm: Vlm, inputs: Inputs, max_new_tokens: int, alphas: int) -> None:
+    """Refuse more rows than four fifths of the free memory hold, before the model runs out of it."""
+    row = vlm.row_bytes(inputs["input_ids"].shape[1] + max_new_tokens)
+    fitting = max(1, int(0.8 * vlm.free_memory / row) - 1)
+    if alphas > fitting:
+        raise CmrmError(
+            f"There are {alphas} alphas, but memory holds {fitting} rows of this length beside the unsteered one; "
+            "give fewer alphas or ask for fewer tokens."
+        )
+
+
 @dataclass
 class _Writer:
     """Turns one row's token ids into text, holding back a half-made UTF-8 character."""
 
     vlm: Vlm
     row: Row
-    ids: list[int] = field(default_factory=list)
 
     def add(self, token: int | None, seconds: float) -> None:
         if token is not None:
-            self.ids.append(token)
-            text = self._decoded().rstrip("\ufffd")
-            self.row = replace(self.row, text=text, tokens=len(self.ids), seconds=seconds)
+            ids = (*self.row.ids, token)
+            text = self._decoded(ids).rstrip("\ufffd")
+            self.row = replace(self.row, text=text, ids=ids, tokens=len(ids), seconds=seconds)
         elif not self.row.ended:
             self.end()
 
     def end(self) -> None:
-        text = self._decoded()
+        text = self._decoded(self.row.ids)
         self.row = replace(self.row, text=text, ended=True, verdict=verdict(text))
 
-    def _decoded(self) -> str:
-        decoded: str = self.vlm.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def _decoded(self, ids: tuple[int, ...]) -> str:
+        decoded: str = self.vlm.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return decoded.lstrip()
 
 
-def _steps(vlm: Vlm, stream: Iterator[list[int | None]], alphas: tuple[float, ...]) -> Iterator[Step]:
+def _steps(
+    vlm: Vlm, stream: Iterator[list[int | None]], alphas: tuple[float, ...], scored: Inputs | None
+) -> Iterator[Step]:
     start = time.perf_counter()
     writers = [_Writer(vlm, Row(alpha)) for alpha in alphas]
     for tokens in stream:
@@ -146,4 +170,8 @@ def _steps(vlm: Vlm, stream: Iterator[list[int | None]], alphas: tuple[float, ..
     for writer in writers:
         if not writer.row.ended:
             writer.end()
-    yield Step(tuple(writer.row for writer in writers), done=True)
+    rows = [writer.row for writer in writers]
+    if scored is not None:
+        scores = mean_log_probabilities(vlm, scored, [row.ids for row in rows])
+        rows = [replace(row, fluency=score) for row, score in zip(rows, scores, strict=True)]
+    yield Step(tuple(rows), done=True)

@@ -73,7 +73,7 @@ def lockstep(
     choose = sampling.chooser(rows)
     ended = [False] * rows
     for step in range(max_new_tokens):
-        chosen = choose(forward(vlm, feed, context, hooks(step)))
+        chosen = choose(forward(vlm, feed, context, hooks(step))[:, -1])
         tokens = chosen.tolist()
         ended = [end or token in vlm.end_tokens for end, token in zip(ended, tokens, strict=True)]
         yield [None if end else token for end, token in zip(ended, tokens, strict=True)]

@@ -89,8 +89,7 @@ class Vlm:
         )
         self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * _memory(model.device)))
         self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
-        takes = inspect.signature(model.forward).parameters
-        self.last_logits = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._markers = template_markers(processor)
 
     @classmethod
@@ -141,6 +140,21 @@ class Vlm:
     def hook_count(self) -> int:
         """How many forward hooks are on the whole model now."""
         return sum(len(module._forward_hooks) for module in self.model.modules())
+
+    @property
+    def free_memory(self) -> int:
+        """Bytes that the device of the token ids has left."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        return psutil.virtual_memory().available
+
+    def row_bytes(self, length: int) -> int:
+        """Return about how many bytes one row of `length` tokens takes: keys, values, and its logits."""
+        config = self.model.config.get_text_config(decoder=True)
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        cached = 2 * len(self.layers) * heads * width * self.model.dtype.itemsize
+        return length * cached + 8 * config.vocab_size
 
     def encode(self, prompt: str, image: Image.Image | None) -> Inputs:
         """Lay out one user turn by the chat template and return the model's inputs at batch 1.

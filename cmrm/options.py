@@ -17,6 +17,7 @@ Split = Literal["dev", "test"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 MAX_ALPHA = 2.0
+MOST_ALPHAS = 1000
 
 
 def check_choice(name: str, value: object, choices: object) -> None:
@@ -58,3 +59,25 @@ def checked_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
     if not chosen or not all(isinstance(index, int) and 0 <= index < count for index in chosen):
         raise CmrmError(f"layers is {list(chosen)}, but it must name decoder layers from 0 to {count - 1}.")
     return chosen
+
+
+def parse_alphas(text: str) -> tuple[float, ...]:
+    """Read "0:2:0.25" (start, end and step, the end included) or "0.5,1,1.5".
+
+    Raises:
+        CmrmError: no range and no list of numbers, or values that are not in [0, 2].
+    """
+    try:
+        if ":" in text:
+            start, end, step = (float(part) for part in text.split(":"))
+            if not step > 0 or not 0 <= start <= end <= MAX_ALPHA or (end - start) / step > MOST_ALPHAS:
+                raise ValueError(text)
+            values = [round(start + k * step, 6) for k in range(int((end - start) / step + 1e-6) + 1)]
+        else:
+            values = [float(part) for part in text.split(",") if part.strip()]
+    except (ValueError, OverflowError) as error:
+        raise CmrmError(
+            f"alphas is {text!r}, but it must be a range such as 0:2:0.25 (start:end:step, within 0 to "
+            f"{MAX_ALPHA:g}) or a list such as 0.5,1,1.5."
+        ) from error
+    return checked_alphas(values)

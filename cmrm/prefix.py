@@ -44,18 +44,21 @@ class Context:
         return sum(value.nbytes for value in held if isinstance(value, torch.Tensor))
 
 
-def forward(vlm: Vlm, inputs: Inputs, context: Context, hooks: AbstractContextManager[None]) -> torch.Tensor:
-    """Run one pass with `hooks` on, under the model's lock; return float32 logits `(rows, vocabulary)`.
+def forward(
+    vlm: Vlm, inputs: Inputs, context: Context, hooks: AbstractContextManager[None], keep: int = 1
+) -> torch.Tensor:
+    """Run one pass with `hooks` on, under the model's lock; return the logits of the last `keep` positions.
 
-    The logits are those of the last position. `context` grows by the tokens of `inputs`.
+    They are float32 `(rows, keep, vocabulary)`. `context` grows by the tokens of `inputs`.
     """
+    extra = {"logits_to_keep": keep} if vlm.keeps_logits else {}
     with vlm.lock, torch.no_grad():
         for module, deltas in zip(vlm.rope_modules, context.rope_deltas, strict=True):
             module.rope_deltas = deltas
         with hooks:
-            output = vlm.model(**inputs, past_key_values=context.past, use_cache=True, **vlm.last_logits)
+            output = vlm.model(**inputs, past_key_values=context.past, use_cache=True, **extra)
         context.rope_deltas = [module.rope_deltas for module in vlm.rope_modules]
-    logits: torch.Tensor = output.logits[:, -1].float()
+    logits: torch.Tensor = output.logits[:, -keep:].float()
     return logits
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .errors import CmrmError, CmrmWarning
 from .extraction import Progress, anchors_digest, extract_offsets, prompt_offsets
 from .model import Vlm
 from .offsets import Offsets
-from .options import Method, Quantization, check_choice
+from .options import Method, Quantization, check_choice, checked_alphas
 from .paths import ASSETS
 from .recipes import Recipe, recipes_for
 
@@ -61,14 +61,15 @@ class Workbench:
         image: Image.Image | str | Path | None,
         prompt: str,
         *,
-        alpha: float | None = None,
+        alpha: float | Sequence[float] | None = None,
         method: Method = "dataset",
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        fluency: bool = False,
     ) -> Iterator[Step]:
-        """Answer unsteered (row 0) and steered (row 1) by a method's recipe; alpha None is the recipe's.
+        """Answer unsteered (row 0) and steered by a method's recipe, one row an alpha; None is the recipe's.
 
         Raises:
             CmrmError: bad input, before the first step.
@@ -80,13 +81,14 @@ class Workbench:
             image,
             prompt,
             self.steering(method, prompt),
-            (recipe.alpha if alpha is None else alpha,),
+            checked_alphas(recipe.alpha if alpha is None else alpha),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
             layers=recipe.layers,
             steps=recipe.steps,
+            fluency=fluency,
         )
 
     def steering(self, method: Method, prompt: str) -> Offsets:

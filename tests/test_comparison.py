@@ -10,6 +10,7 @@ from PIL import Image
 
 from cmrm import CmrmError, CmrmWarning, compare, extract_offsets, steer
 from cmrm.generation import Sampling, lockstep
+from cmrm.options import parse_alphas
 from cmrm.prefix import forward, read
 
 PROMPT = "What is this?"
@@ -49,7 +50,7 @@ def test_prefill_once_gives_the_logits_of_the_plain_batch(dtype):
     inputs = vlm.encode(PROMPT, tiny.PICTURE)
     ids = inputs["input_ids"]
     past = read(vlm, inputs, ids.shape[1] - 1).fan_out(3)
-    shared = forward(vlm, {"input_ids": ids[:, -1:].expand(3, -1)}, past, torch.no_grad())
+    shared = forward(vlm, {"input_ids": ids[:, -1:].expand(3, -1)}, past, torch.no_grad())[:, -1]
     with torch.no_grad():
         plain = vlm.model(**inputs).logits[:, -1].float()
     torch.testing.assert_close(shared, plain.expand(3, -1), rtol=0, atol=1e-4 if dtype == torch.float32 else 0.15)
@@ -64,7 +65,7 @@ def test_row_0_is_bit_identical_to_the_unhooked_model_at_the_same_batch_shape(vl
         past = read(vlm, inputs, ids.shape[1] - 1).fan_out(2)
         feed, seen = ids[:, -1:].expand(2, -1), []
         for _ in range(6):
-            seen.append(forward(vlm, {"input_ids": feed}, past, hooks()))
+            seen.append(forward(vlm, {"input_ids": feed}, past, hooks())[:, -1])
             feed = seen[-1].argmax(-1)[:, None]
         return [step[0] for step in seen]
 
@@ -263,3 +264,39 @@ def test_kept_prefixes_stay_within_their_limit(vlm, offsets):
             assert vlm.prefixes.nbytes <= 2 * one
     finally:
         vlm.prefixes.limit = limit
+
+
+def test_fluency_is_the_mean_log_probability_under_the_unsteered_model(vlm, offsets):
+    """Against one plain full forward pass a row."""
+    step = last(compare(vlm, tiny.PICTURE, PROMPT, offsets, (0.5, 2.0), max_new_tokens=9, fluency=True))
+    inputs = vlm.encode(PROMPT, tiny.PICTURE)
+    for row in step.rows:
+        answer = torch.tensor([row.ids])
+        ids = torch.cat([inputs["input_ids"], answer], dim=1)
+        with torch.no_grad():
+            logits = vlm.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits
+        scores = logits[0, -len(row.ids) - 1 : -1].log_softmax(-1).gather(-1, answer.T)
+        assert row.fluency == pytest.approx(scores.mean().item(), abs=1e-4)
+    assert step.rows[0].fluency > step.rows[2].fluency
+
+
+def test_too_many_alphas_for_the_memory_says_how_many_fit(vlm, offsets, monkeypatch):
+    monkeypatch.setattr(type(vlm), "free_memory", 10 * vlm.row_bytes(100))
+    with pytest.raises(CmrmError, match=r"There are 50 alphas, but memory holds \d rows"):
+        compare(vlm, None, PROMPT, offsets, [1.0] * 50, max_new_tokens=70)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("0:2:0.5", (0, 0.5, 1, 1.5, 2)), ("0:1:0.3", (0, 0.3, 0.6, 0.9)), ("0.5, 1", (0.5, 1)), ("1:1:1", (1,))],
+)
+def test_alpha_ranges_and_lists(text, values):
+    assert parse_alphas(text) == pytest.approx(values)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "0:2", "0:2:0", "2:0:0.5", "0:3:1", "-1,1", "a:b:c", "0:nan:1", "0:2:1e-400"]
+)
+def test_malformed_alpha_ranges_are_one_sentence(text):
+    with pytest.raises(CmrmError, match="alpha"):
+        parse_alphas(text)
