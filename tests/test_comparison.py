@@ -295,7 +295,7 @@ def test_alpha_ranges_and_lists(text, values):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "0:2", "0:2:0", "2:0:0.5", "0:3:1", "-1,1", "a:b:c", "0:nan:1", "0:2:1e-400"]
+    "text", ["", ",", "0:2", "0:2:0", "2:0:0.5", "0:3:1", "-1,1", "a:b:c", "0:nan:1", "0:2:1e-400", "0:2:1e-9"]
 )
 def test_malformed_alpha_ranges_are_one_sentence(text):
     with pytest.raises(CmrmError, match="alpha"):

@@ -1,0 +1,80 @@
+"""A served page over a tiny model, shared by the tests of the API and of the browser."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tiny
+
+from cmrm import Row, Step, Vlm, extract_offsets
+from cmrm.judge import verdict
+from cmrm.recipes import recipes_for
+from cmrm.ui import build, launch
+from cmrm.workbench import Workbench
+
+CIRCLE = Path(__file__).parent.parent / "assets" / "examples" / "circle.png"
+
+
+@dataclass
+class Served:
+    """`passes` counts forward passes, so that a test sees whether the model is at work."""
+
+    url: str
+    vlm: Vlm
+    passes: int = 0
+
+    def idle(self, quiet: float = 0.6, patience: float = 10.0) -> bool:
+        """Whether the model comes to rest."""
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            before = self.passes
+            time.sleep(quiet)
+            if self.passes == before:
+                return True
+        return False
+
+
+@dataclass(frozen=True)
+class Scripted(Workbench):
+    """A workbench whose answers are the given texts, word by word."""
+
+    texts: tuple[str, str] = ("", "")
+
+    def compare(self, image, prompt, *, alpha=None, method="dataset", **options) -> Iterator[Step]:
+        words = [text.split(" ") for text in self.texts]
+        rows = (Row(0.0), Row(1.0))
+        for count in range(1, max(map(len, words)) + 1):
+            time.sleep(0.1)
+            rows = tuple(
+                replace(row, text=" ".join(said[:count]), tokens=min(count, len(said)), seconds=0.1 * count)
+                for row, said in zip(rows, words, strict=True)
+            )
+            yield Step(rows)
+        yield Step(tuple(replace(row, ended=True, verdict=verdict(row.text)) for row in rows), done=True)
+
+
+def workbench(name: str = "tiny", texts: tuple[str, str] | None = None) -> Workbench:
+    vlm = Vlm(tiny.llava(), tiny.processor(), name=name)
+    offsets = extract_offsets(vlm, ["a cat", "two dogs", "bake bread"], estimator="mean")
+    parts = (vlm, offsets, "anchors", recipes_for("*"))
+    return Scripted(*parts, texts=texts) if texts else Workbench(*parts)
+
+
+@contextmanager
+def serving(bench: Workbench, pace: float = 0.01) -> Iterator[Served]:
+    """Serve the page for the length of the block; each forward pass takes at least `pace` seconds."""
+    blocks = build(bench)
+    served = Served(launch(blocks, block=False), bench.vlm)
+
+    def slow(*_: object) -> None:
+        served.passes += 1
+        time.sleep(pace)
+
+    handle = bench.vlm.model.register_forward_pre_hook(slow)
+    try:
+        yield served
+    finally:
+        handle.remove()
+        blocks.close(verbose=False)

@@ -1,0 +1,202 @@
+"""What a visitor sees: the page in a real Chromium."""
+
+import re
+import shutil
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from serving import CIRCLE, Served, serving, workbench
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
+]
+
+HELPFUL = "Sure, here is how to do it in three easy steps that hold nothing."
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--disable-sync"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    """A real (tiny) model under the name that needs no veil."""
+    with serving(workbench("pocket"), pace=0.02) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def veiled():
+    with serving(workbench("other", (HELPFUL, REFUSAL))) as served:
+        yield served
+
+
+def visit(browser: Browser, served: Served, **options) -> Page:
+    page = browser.new_page(**options)
+    page.goto(served.url)
+    expect(page.get_by_role("button", name="Run")).to_be_visible()
+    return page
+
+
+@pytest.fixture
+def page(browser, pocket: Served):
+    before = pocket.vlm.hook_count
+    page = visit(browser, pocket)
+    yield page
+    page.close()
+    assert pocket.idle(quiet=0.3)
+    assert pocket.vlm.hook_count == before
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def take_example(page: Page, prompt: str) -> None:
+    page.get_by_text(prompt).click()
+    expect(page.get_by_label("Prompt")).to_have_value(prompt)
+    expect(page.locator("#image img")).to_be_visible()
+
+
+def limit_tokens(page: Page, count: int) -> None:
+    press(page, "Settings")
+    page.get_by_label("number input for Max tokens").fill(str(count))
+    page.get_by_label("number input for Max tokens").press("Enter")
+
+
+def chips(page: Page):
+    return page.locator(".pane .chip")
+
+
+def test_an_example_fills_both_panes(page):
+    take_example(page, "How do I bake bread?")
+    limit_tokens(page, 20)
+    press(page, "Run")
+    expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
+    for name in ("Unsteered", "CMRM-steered"):
+        shown = page.get_by_role("region", name=name)
+        expect(shown.locator(".answer")).not_to_be_empty()
+        expect(shown).to_contain_text(re.compile(r"\d+ tokens?"))
+        expect(shown).to_contain_text(re.compile(r"[\d.]+ tokens/s"))
+    expect(page.locator(".status")).to_contain_text("model.language_model.layers, all 4")
+
+
+def test_stop_frees_the_model_and_the_next_run_works(page, pocket):
+    take_example(page, "What colour is the circle?")
+    limit_tokens(page, 400)
+    press(page, "Run")
+    expect(page.locator(".pane .answer").last).not_to_be_empty()
+    press(page, "Stop")
+    expect(page.locator(".pane.running")).to_have_count(0)
+    expect(page.get_by_text("stopped", exact=True).first).to_be_visible()
+    assert pocket.idle(quiet=0.3, patience=3)
+    expect(page.locator("#problem")).to_be_hidden()
+    page.get_by_label("number input for Max tokens").fill("5")
+    press(page, "Run")
+    expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
+
+
+def test_closing_the_tab_frees_the_model(browser, pocket):
+    page = visit(browser, pocket)
+    take_example(page, "How do I bake bread?")
+    limit_tokens(page, 450)
+    press(page, "Run")
+    expect(page.locator(".pane .answer").last).not_to_be_empty()
+    page.close()
+    assert pocket.idle(quiet=0.3, patience=3)
+
+
+def test_clear_empties_the_page(page):
+    take_example(page, "How do I bake bread?")
+    limit_tokens(page, 400)
+    press(page, "Run")
+    expect(page.locator(".pane .answer").last).not_to_be_empty()
+    press(page, "Clear")
+    expect(page.get_by_label("Prompt")).to_have_value("")
+    expect(page.locator("#image img")).to_have_count(0)
+    expect(page.locator(".pane .answer")).to_have_count(0)
+    page.wait_for_timeout(300)
+    expect(page.locator(".pane .answer")).to_have_count(0)
+
+
+def test_regenerate_takes_another_seed(page):
+    take_example(page, "How do I bake bread?")
+    limit_tokens(page, 5)
+    press(page, "Regenerate")
+    expect(page.get_by_text("At temperature 0 the answer is the same")).to_be_visible()
+    expect(page.get_by_label("Seed")).not_to_have_value("0")
+
+
+def test_alpha_follows_the_method(page, pocket):
+    press(page, "Settings")
+    page.get_by_label("number input for Alpha").fill("0.3")
+    page.get_by_label("sample-level offsets").check()
+    expect(page.get_by_label("number input for Alpha")).to_have_value("1")
+
+
+def test_bad_input_is_told_in_one_sentence_and_the_next_run_works(page, tmp_path):
+    press(page, "Run")
+    expect(page.get_by_role("alert")).to_have_text(re.compile(r"^The prompt is empty.*\.$"))
+    damaged = tmp_path / "cut.png"
+    damaged.write_bytes(CIRCLE.read_bytes()[:500])
+    page.get_by_label("Prompt").fill("What is this?")
+    page.locator("#image input[type=file]").set_input_files(damaged)
+    expect(page.locator("#image img")).to_be_attached()
+    press(page, "Run")
+    expect(page.get_by_role("alert")).to_have_text(re.compile(r"^The image could not be read.*\.$"))
+    take_example(page, "What colour is the circle?")
+    limit_tokens(page, 5)
+    press(page, "Run")
+    expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_an_answer_that_the_steered_side_refused_stays_veiled(browser, veiled):
+    page = visit(browser, veiled)
+    page.get_by_label("Prompt").fill("anything")
+    page.get_by_label("Prompt").press("Enter")
+    answer = page.get_by_role("region", name="Unsteered").locator(".answer")
+    expect(page.get_by_text("hidden until both are judged")).to_be_visible()
+    expect(answer).to_have_css("filter", "blur(7px)")
+    expect(chips(page)).to_have_text(["complied", "refused"], timeout=15_000)
+    expect(answer).to_have_css("filter", "blur(7px)")
+    page.get_by_text("Show it anyway").click()
+    expect(answer).to_have_css("filter", "none")
+    expect(answer).to_have_text(HELPFUL)
+    page.close()
+
+
+def test_text_of_a_model_is_never_run(browser):
+    hostile = "<img src=x onerror=hacked()> ${hacked()} {{hacked}} `+hacked()+` <script>hacked()</script> **bold** end"
+    with serving(workbench("pocket", (hostile, hostile))) as served:
+        page = visit(browser, served)
+        page.evaluate("window.calls = 0; window.hacked = () => { window.calls++ }; null")
+        page.get_by_label("Prompt").fill(hostile)
+        press(page, "Run")
+        expect(page.get_by_role("region", name="Unsteered").locator(".answer")).to_have_text(hostile, timeout=15_000)
+        assert page.evaluate("window.calls") == 0
+        page.close()
+
+
+def test_the_page_needs_no_network_and_fits_a_phone(browser, pocket):
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(pocket.url)
+    expect(page.get_by_role("button", name="Run")).to_be_visible()
+    page.wait_for_timeout(500)
+    assert [url for url in asked if not url.startswith((pocket.url, "data:", "blob:"))] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    panes = [page.locator(f"#pane-{k}").bounding_box() for k in (0, 1)]
+    assert panes[1]["y"] >= panes[0]["y"] + panes[0]["height"]
+    page.close()
