@@ -108,7 +108,7 @@ class Vlm:
             raise CmrmError(f"There is no model in the folder {source!r} (no config.json); check the path.")
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            settings = _load_settings(config, quantization)
+            settings = load_settings(config, quantization)
             network = AutoModelForImageTextToText.from_pretrained(
                 source, use_safetensors=True, trust_remote_code=False, **settings
             )
@@ -212,7 +212,8 @@ class Vlm:
         return corrupted_image(corruption, (side, side), tuple(mean), seed)
 
 
-def _load_settings(config: PretrainedConfig, quantization: Quantization) -> dict[str, Any]:
+def load_settings(config: PretrainedConfig, quantization: Quantization) -> dict[str, Any]:
+    """Return the keywords for `from_pretrained`: dtype, placement and quantization."""
     dtype = _compute_dtype()
     device_map = "auto" if torch.cuda.is_available() else "cpu"
     settings: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
