@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +68,7 @@ def compare(
     positions: Positions = "last",
     steps: Steps = "prompt",
     fluency: bool = False,
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Answer `prompt` about `image` (None: text only) unsteered and steered, as a stream of steps.
 
     Row 0 is unsteered; `alphas` are those of the rows after it, all steered by `offsets` (see `steer`
@@ -86,7 +86,9 @@ def compare(
         for warning in offsets.check(vlm):
             warnings.warn(warning, CmrmWarning, stacklevel=2)
     if not isinstance(max_new_tokens, int) or not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
-        raise CmrmError(f"max_new_tokens is {max_new_tokens!r}, but it must be from 1 to {MAX_NEW_TOKENS}.")
+        raise CmrmError(
+            f"max_new_tokens is {max_new_tokens!r}, but it must be a whole number from 1 to {MAX_NEW_TOKENS}."
+        )
     sampling = Sampling(temperature, top_p, seed)
     indices = checked_layers(layers, len(vlm.layers))
     inputs = vlm.encode(prompt, None if image is None else open_image(image))
@@ -159,7 +161,7 @@ class _Writer:
 
 def _steps(
     vlm: Vlm, stream: Iterator[list[int | None]], alphas: tuple[float, ...], scored: Inputs | None
-) -> Iterator[Step]:
+) -> Generator[Step]:
     start = time.perf_counter()
     writers = [_Writer(vlm, Row(alpha)) for alpha in alphas]
     for tokens in stream:

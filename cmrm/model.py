@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -33,6 +34,9 @@ from .paths import POCKET
 from .prompts import check_prompt, neutralise, template_markers
 
 Inputs = dict[str, torch.Tensor]
+
+# bitsandbytes warns that an optional kernel package of the hub is not installed; its own kernels serve.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _BLANK_SIDE = 336
 # The share of the machine's memory that kept prompt prefixes may take.
@@ -124,7 +128,9 @@ class Vlm:
         folder = Path(source)
         if not folder.is_dir():
             return cls(network, processor, name=source)
-        return cls(network, processor, name=folder.name, revision=_fingerprint(folder))
+        # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
+        name = "pocket" if folder.resolve() == POCKET else f"local/{folder.resolve().name}"
+        return cls(network, processor, name=name, revision=_fingerprint(folder))
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Workbench:
         top_p: float = 1.0,
         seed: int = 0,
         fluency: bool = False,
-    ) -> Iterator[Step]:
+    ) -> Generator[Step]:
         """Answer unsteered (row 0) and steered by a method's recipe, one row an alpha; None is the recipe's.
 
         Raises:

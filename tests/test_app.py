@@ -116,6 +116,7 @@ def test_bad_images(client, damaged, name):
         ({"alpha": -1}, "alpha is -1"),
         ({"alpha": 3}, "alpha is 3"),
         ({"alpha": "NaN"}, "alpha is 'NaN'"),
+        ({"alpha": [1, 2]}, r"alpha is \[1, 2\]"),
         ({"method": "magic"}, "method is 'magic'"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"temperature": "hot"}, "temperature is 'hot'"),

@@ -116,6 +116,22 @@ def test_closing_the_tab_frees_the_model(browser, pocket):
     assert pocket.idle(quiet=0.3, patience=3)
 
 
+def test_a_visitor_waits_for_a_turn_and_may_leave_the_queue(browser, page, pocket):
+    second = visit(browser, pocket)
+    for visitor in (page, second):
+        take_example(visitor, "How do I bake bread?")
+        limit_tokens(visitor, 250)
+        press(visitor, "Run")
+        expect(visitor.locator(".pane.running")).to_have_count(2)
+    expect(page.locator(".pane .answer").last).not_to_be_empty()
+    expect(second.get_by_text("Waiting for a turn").first).to_be_visible()
+    press(second, "Stop")
+    expect(chips(second)).to_have_text(["stopped"] * 2)
+    press(page, "Stop")
+    assert pocket.idle(quiet=0.3, patience=3)
+    second.close()
+
+
 def test_clear_empties_the_page(page):
     take_example(page, "How do I bake bread?")
     limit_tokens(page, 400)

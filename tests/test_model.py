@@ -1,5 +1,6 @@
 """Loading, quantizing and laying out prompts, on a tiny checkpoint saved to a folder."""
 
+import shutil
 import subprocess
 import sys
 
@@ -143,3 +144,8 @@ def test_public_names_are_there():
     assert Offsets is cmrm.Offsets
     with pytest.raises(AttributeError):
         _ = cmrm.nothing
+
+
+def test_a_folder_called_pocket_is_not_the_pocket_model(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "pocket")
+    assert Vlm.load(tmp_path / "pocket", "none").identity.model == "local/pocket"

@@ -90,5 +90,5 @@ def test_a_place_that_cannot_be_written_is_one_sentence(offsets, tmp_path):
 def test_offsets_name_no_place_on_this_machine(checkpoint):
     from cmrm import Vlm
 
-    assert Vlm.load(checkpoint, "none").identity.model == "tiny-llava"
+    assert Vlm.load(checkpoint, "none").identity.model == "local/tiny-llava"
     assert tiny.vlm().identity.model == "tiny"

@@ -1,0 +1,57 @@
+"""Serve the page: `python app.py`, or `python app.py --model llava-hf/llava-1.5-7b-hf`.
+
+Each option is also an environment variable, which is how a Space sets it.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmrm import CmrmError
+from cmrm.cli import progress, say
+from cmrm.options import Quantization
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="'pocket', a folder, or a hub model id.", envvar="CMRM_MODEL")] = "pocket",
+    quantization: Annotated[
+        Quantization, typer.Option(help="auto is nf4 where it can be.", envvar="CMRM_QUANTIZATION")
+    ] = "auto",
+    offsets: Annotated[
+        Path | None, typer.Option(help="Offsets file of `python -m cmrm extract`.", envvar="CMRM_OFFSETS")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", envvar=["CMRM_HOST", "GRADIO_SERVER_NAME"])
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Default: the first free from 7860.", envvar=["CMRM_PORT", "GRADIO_SERVER_PORT"], max=65535),
+    ] = None,
+) -> None:
+    """See what CMRM steering does to a vision-language model, side by side in the browser."""
+    say(f"Loading {model} ...")
+    from cmrm.ui import build, launch
+    from cmrm.workbench import Workbench
+
+    bench = Workbench.open(model, quantization, offsets, progress("computing offsets"))
+    for note in bench.notes:
+        say(note)
+    launch(build(bench), host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port)
+
+
+def main() -> None:
+    """Run the app; bad input ends with one sentence and status 2."""
+    try:
+        app()
+    except CmrmError as error:
+        say(f"Error: {error}")
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""What the page shows: the two answers, their verdicts and the set-up, as HTML with every text escaped."""
+
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Literal
+
+from .comparison import Row, Step
+from .options import METHODS, Method
+from .workbench import Workbench
+
+Phase = Literal["idle", "waiting", "reading", "answering", "stopped", "done"]
+Veil = Literal["open", "closed", "click"]
+
+RUNNING: tuple[Phase, ...] = ("waiting", "reading", "answering")
+METHOD_NAMES: dict[Method, str] = {"dataset": "dataset-level", "sample": "sample-level"}
+REAL_MODEL = "python app.py --model llava-hf/llava-1.5-7b-hf"
+
+INTRO = """
+# CMRM, side by side
+A vision-language model learned from text to refuse harmful requests. Put a picture beside such a request, even a blank
+one, and it may answer after all: the picture moves its inner states away from those in which it learned to refuse.
+**CMRM** pulls them back while the model reads your prompt, by adding a vector to each layer; nothing is trained.
+Here one model answers you twice at the same time, **as it is** and **steered**. Two things are worth watching: does
+steering bring the refusal back, and does it leave harmless answers alone? Pick an example and press **Run**.
+"""
+
+_PLACEHOLDERS = ("The answer of the model as it is.", "The answer of the same model, steered.")
+_TITLES = ("Unsteered", "CMRM-steered")
+_POCKET_NOTICE = "The bundled pocket model is harmless by construction: its answers hold no real instructions."
+_NOTICE = (
+    "The unsteered answer is unmoderated and may be harmful or offensive, so it stays blurred until both answers are "
+    "judged, and afterwards if it answered what the steered side refused."
+)
+_JUDGE = "Verdicts are made by matching refusal phrases, and can be wrong."
+
+
+@dataclass(frozen=True)
+class View:
+    """One moment of the answers, from before a run until after it.
+
+    `veiled` says whether the model's unsteered answers are to be hidden at first, and `label` how the
+    steered side is steered.
+    """
+
+    veiled: bool
+    label: str = ""
+    phase: Phase = "idle"
+    note: str = ""
+    rows: tuple[Row, ...] = ()
+    error: str = ""
+
+    def after(self, step: Step) -> "View":
+        """Return the view once `step` has arrived."""
+        return replace(self, phase="done" if step.done else "answering", rows=step.rows)
+
+    def stopped(self) -> "View":
+        """Return the view of a run that the visitor ended; what is there of the answers stays."""
+        return replace(self, phase="stopped") if self.phase in RUNNING else self
+
+    def failed(self, sentence: str) -> "View":
+        """Return the view of a run that could not go on, and why."""
+        return replace(self, phase="stopped" if self.rows else "idle", error=sentence)
+
+
+def veil(view: View) -> Veil:
+    """Say how the unsteered answer is shown: open, blurred (closed), or blurred behind a click."""
+    if not view.veiled or not view.rows:
+        return "open"
+    if view.phase in RUNNING:
+        return "closed"
+    unsteered, steered = (row.verdict for row in view.rows)
+    judged = unsteered is not None and steered is not None
+    return "click" if not judged or (unsteered == "complied" and steered == "refused") else "open"
+
+
+def pane(view: View, index: int) -> str:
+    """Return the HTML of the unsteered (0) or the steered (1) answer."""
+    row = view.rows[index] if view.rows else None
+    shown = veil(view) if index == 0 else "open"
+    running = " running" if view.phase in RUNNING else ""
+    reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if shown == "click" else ""
+    waits = "<span class='reveal'>hidden until both are judged</span>" if shown == "closed" else ""
+    subtitle = "the model as it is" if index == 0 else view.label
+    return (
+        f'<section class="pane veil-{shown}{running}" aria-label="{_TITLES[index]}">'
+        f"<header><b>{_TITLES[index]}</b><span>{escape(subtitle)}</span></header>"
+        f'<div class="body">{reveal}{waits}{_answer(view, row, index)}</div>'
+        f"<footer>{_measures(view, row)}</footer></section>"
+    )
+
+
+def _answer(view: View, row: Row | None, index: int) -> str:
+    if row is None:
+        text = view.note if view.phase in RUNNING else _PLACEHOLDERS[index]
+        return f'<p class="hint">{escape(text)}</p>'
+    cursor = '<i class="cursor"></i>' if view.phase == "answering" and not row.ended else ""
+    return f'<p class="answer" dir="auto">{escape(row.text)}{cursor}</p>'
+
+
+def _measures(view: View, row: Row | None) -> str:
+    if row is None:
+        return '<span class="chip">stopped</span>' if view.phase == "stopped" else "&nbsp;"
+    state = row.verdict or ("answering" if view.phase == "answering" else "stopped")
+    noun = "token" if row.tokens == 1 else "tokens"
+    return (
+        f'<span class="chip {state}">{state}</span><span>{row.tokens} {noun}</span>'
+        f"<span>{row.tokens_per_second:.1f} tokens/s</span>"
+    )
+
+
+def message(view: View) -> str:
+    """Return the HTML of what went wrong, or nothing."""
+    return f'<p class="problem" role="alert">{escape(view.error)}</p>' if view.error else ""
+
+
+def needs_veil(bench: Workbench) -> bool:
+    """Whether unsteered answers are hidden at first: all but those of the harmless pocket model."""
+    return bench.vlm.identity.model != "pocket"
+
+
+def notice(bench: Workbench) -> str:
+    """Return the HTML of the content notice above the answers."""
+    return f'<p class="notice">{_NOTICE if needs_veil(bench) else _POCKET_NOTICE} {_JUDGE}</p>'
+
+
+def status(bench: Workbench) -> str:
+    """Return the HTML that names the model, the hooked layers and the offsets in use."""
+    identity = bench.vlm.identity
+    offsets, sample = bench.offsets.origin, bench.recipes["sample"]
+    facts = {
+        "Model": f"{identity.model} ({identity.architecture.split('/')[0]}, {identity.dtype})",
+        "Quantization": identity.quantization,
+        "Hooked layers": f"{bench.vlm.layers_path}, {_hooked(bench)}",
+        "Dataset-level offsets": f"{offsets.estimator}, {offsets.corruption} image, measured on {offsets.anchors} "
+        f"anchor texts ({bench.anchors})",
+        "Sample-level offsets": f"{sample.estimator}, {sample.corruption} image, measured on your own prompt",
+    }
+    rows = "".join(f"<div><dt>{name}</dt><dd>{escape(fact)}</dd></div>" for name, fact in facts.items())
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in bench.notes)
+    hint = "" if needs_veil(bench) else "The pocket model shows the mechanics and is no evidence about real models. "
+    return (
+        f'<div class="status"><dl>{rows}</dl>{notes}<p>{hint}To run a real model: <code>{REAL_MODEL}</code></p></div>'
+    )
+
+
+def _hooked(bench: Workbench) -> str:
+    total = len(bench.vlm.layers)
+    counts = [len(bench.recipes[method].layers or range(total)) for method in METHODS]
+    if set(counts) == {total}:
+        return f"all {total}"
+    parts = (f"{count} ({METHOD_NAMES[method]})" for method, count in zip(METHODS, counts, strict=True))
+    return f"of {total}: {', '.join(parts)}"
