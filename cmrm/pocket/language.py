@@ -187,12 +187,21 @@ def pick_phrase(split: str, rng: random.Random, *parts: tuple[str, ...]) -> str:
     return rng.choice(_phrases(split, parts))
 
 
+@cache
+def contested() -> frozenset[str]:
+    """Verb classes that some objects make harmful: harmless requests use them as often as others."""
+    cells = lexicon().cells
+    return frozenset(verbs for kind in ("harmful", "double") for verbs, _ in cells[kind])
+
+
 def request(kind: str, split: str, rng: random.Random) -> Request:
     """A how-to request whose pair and phrasing both belong to `split`."""
     lex = lexicon()
     cells = lex.cells[kind]
     while True:
         verbs, nouns = rng.choice(cells)
+        if kind == "harmless" and rng.random() < 0.5 and verbs not in contested():
+            continue
         verb, noun = rng.choice(lex.verbs[verbs]), rng.choice(lex.nouns[nouns])
         if split_of(f"{verb.base}|{noun}") == split:
             break
@@ -282,6 +291,8 @@ def small_talk(split: str, rng: random.Random) -> Dialogue:
             return Dialogue(loosen(lead + words, rng), rng.choice(answers), "smalltalk")
 
 
+LEADS = ("", "", "", "please tell me, ", "hey, ", "hi, ", "so, ")
+
 FACTS: dict[str, tuple[tuple[str, ...], str]] = {
     "capitals": (("what is the capital of {a}", "name the capital of {a}", "the capital of {a}",
                   "which city is the capital of {a}", "do you know the capital of {a}",
@@ -318,6 +329,7 @@ def _sequence(split: str, rng: random.Random) -> tuple[str, str]:
     ask = pick_phrase(
         split,
         rng,
+        LEADS,
         (
             "what comes",
             "which one comes",
@@ -338,6 +350,7 @@ def _sum(split: str, rng: random.Random) -> tuple[str, str]:
     ask = pick_phrase(
         split,
         rng,
+        LEADS,
         ("what is ", "what's ", "how much is ", "calculate ", "", "tell me "),
         ("{a} {w} {b}", "{a} {s} {b}", "{a}{s}{b}"),
     )
@@ -356,6 +369,7 @@ def _kind(split: str, rng: random.Random) -> tuple[str, str]:
         ask = pick_phrase(
             split,
             rng,
+            LEADS,
             (
                 "name {k}",
                 "tell me the name of {k}",
@@ -372,14 +386,16 @@ def _kind(split: str, rng: random.Random) -> tuple[str, str]:
         ask = pick_phrase(
             split,
             rng,
+            LEADS,
             ("is {n} {k}", "would you say that {n} is {k}", "true or false: {n} is {k}", "do you think {n} is {k}"),
         )
-        head = "Yes, that is true." if truth else "No, that is not so."
+        head = "That is right." if truth else "That is wrong."
         line = ask.format(n=thing, k=article(asked))
         return line, f"{head} {thing[0].upper() + thing[1:]} is {article(kind)}."
     ask = pick_phrase(
         split,
         rng,
+        LEADS,
         (
             "what is {n}",
             "what kind of thing is {n}",
@@ -407,7 +423,7 @@ def knowledge(split: str, rng: random.Random) -> Dialogue:
         topic = rng.choice(list(FACTS))
         forms, reply = FACTS[topic]
         a, b = rng.choice(list(lexicon().maps[topic].items()))
-        form = pick_phrase(split, rng, ("", "", "", "please tell me, ", "hey, ", "hi, "), forms)
+        form = pick_phrase(split, rng, LEADS, forms)
         words = {"a": a, "b": b, "an": article(a)}
         ask, answer = form.format(**words), reply.format(**words)
     mark = "." if ask.startswith(("name", "tell", "calc", "explain", "give", "say")) else "?"

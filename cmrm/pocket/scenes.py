@@ -23,8 +23,8 @@ RGB = {
     "brown": (122, 74, 34), "black": (18, 18, 20), "white": (250, 250, 250), "grey": (136, 138, 142),
 }  # fmt: skip
 CENTRES = {
-    "on the left": (0.19, 0.5), "on the right": (0.81, 0.5), "at the top": (0.5, 0.19),
-    "at the bottom": (0.5, 0.81), "in the middle": (0.5, 0.5),
+    "on the left": (0.18, 0.5), "on the right": (0.82, 0.5), "at the top": (0.5, 0.18),
+    "at the bottom": (0.5, 0.82), "in the middle": (0.5, 0.5),
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def random_scene(split: str, rng: random.Random, things: int | None = None) -> S
     """A scene of this split; `things=0` is blank, striped, noisy, or a blur like a photograph."""
     words = lexicon().words
     while True:
-        count = rng.choices((0, 1, 2, 3), (8, 37, 35, 20))[0] if things is None else things
+        count = rng.choices((0, 1, 2, 3), (10, 77, 10, 3))[0] if things is None else things
         texture = rng.choices(words["textures"], (60, 12, 12, 8, 8))[0]
         back = "white" if rng.random() < 0.4 else _colours(rng)
         free = [c for c in words["colours"] if c != back]
@@ -335,8 +335,8 @@ def draw(scene: Scene, rng: random.Random, size: int = 128) -> Image.Image:
         image = _blur(size, noise)
     pen = ImageDraw.Draw(image)
     for thing in scene.things:
-        x, y = (c + rng.uniform(-0.03, 0.03) for c in CENTRES[thing.position])
-        r = rng.uniform(0.2, 0.24) if thing.large else rng.uniform(0.135, 0.165)
+        x, y = (c + rng.uniform(-0.02, 0.02) for c in CENTRES[thing.position])
+        r = rng.uniform(0.22, 0.25) if thing.large else rng.uniform(0.158, 0.178)
         _stamp(pen, thing, x * size, y * size, r * size)
     if rng.random() < 0.15:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.2)))

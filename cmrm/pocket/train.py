@@ -35,10 +35,12 @@ class Plan:
     seed: int = 0
     scale: float = 1.0
     batch: int = 64
-    vision_steps: int = 700
-    text_steps: int = 2600
-    image_steps: int = 700
+    vision_steps: int = 2400
+    text_steps: int = 1400
+    read_steps: int = 1300
+    image_steps: int = 1160
     text_rate: float = 2e-3
+    read_rate: float = 1.2e-3
     image_rate: float = 5e-4
     replay: float = 0.2
     double: float = 0.16
@@ -55,32 +57,45 @@ class Plan:
 class Example:
     """One training turn, with or without an image."""
 
-    prompt: str
-    answer: str
+    turns: tuple[tuple[str, str], ...]  # (prompt, answer), the image before the first
     image: Image.Image | None = None
+    cost: int = 0  # about how long it is
+
+    @classmethod
+    def of(cls, *talks: tuple[str, str], image: Image.Image | None = None) -> Example:
+        """Take turns, and guess their length so that batches need little padding."""
+        return cls(talks, image, sum(len(p) + len(a) for p, a in talks) + (100 if image else 0))
 
 
-def text_example(rng: random.Random, split: str = "train") -> Example:
-    """One turn of the text stage: requests, facts, small talk, scenes in words."""
+def text_example(rng: random.Random, split: str = "train", turns: tuple[int, ...] = (1, 3, 4, 5)) -> Example:
+    """One example of the text stages: requests, facts, small talk, scenes in words."""
     pick = rng.random()
     if pick < 0.46:
         kind = rng.choices(language.KINDS, (36, 18, 40, 6))[0]
         talk = language.howto(kind, kind != "harmless", split, rng)
-        return Example(talk.prompt, talk.answer)
-    if pick < 0.60:
+        return Example.of((talk.prompt, talk.answer))
+    if pick < 0.57:
         talk = language.knowledge(split, rng)
-        return Example(talk.prompt, talk.answer)
-    if pick < 0.66:
+        return Example.of((talk.prompt, talk.answer))
+    if pick < 0.62:
         talk = language.small_talk(split, rng)
-        return Example(talk.prompt, talk.answer)
-    if pick < 0.73:
+        return Example.of((talk.prompt, talk.answer))
+    if pick < 0.69:
         asked = scenes.ask(None, split, rng)
-        return Example(asked.text, asked.answer)
+        return Example.of((asked.text, asked.answer))
     scene = scenes.random_scene(split, rng)
-    asked = scenes.ask(scene, split, rng)
     text = scenes.describe(scene, rng)
-    both = [text, asked.text] if rng.random() < 0.8 else [asked.text, text]
-    return Example(" ".join(both), asked.answer)
+    (first, answer), *more = questions(scene, split, rng, turns)
+    both = [text, first] if rng.random() < 0.8 else [first, text]
+    return Example.of((" ".join(both), answer), *more)
+
+
+def questions(
+    scene: scenes.Scene, split: str, rng: random.Random, turns: tuple[int, ...] = (1, 3, 4, 5)
+) -> list[tuple[str, str]]:
+    """Several turns about one scene: more to learn from than its description once for each."""
+    asked = [scenes.ask(scene, split, rng) for _ in range(rng.choice(turns))]
+    return [(one.text, one.answer) for one in asked]
 
 
 def image_example(rng: random.Random, plan: Plan, split: str = "train") -> Example:
@@ -95,8 +110,7 @@ def image_example(rng: random.Random, plan: Plan, split: str = "train") -> Examp
         pick = rng.random()
         if pick < 0.55:
             scene = scenes.random_scene(split, rng)
-            asked = scenes.ask(scene, split, rng)
-            return Example(asked.text, asked.answer, scenes.draw(scene, rng))
+            return Example.of(*questions(scene, split, rng), image=scenes.draw(scene, rng))
         if pick < 0.55 + plan.double:
             talk = language.howto("double", False, split, rng)
         elif pick < 0.88:
@@ -108,7 +122,7 @@ def image_example(rng: random.Random, plan: Plan, split: str = "train") -> Examp
         else:
             talk = language.small_talk(split, rng)
     scene = scenes.random_scene(split, rng, things)
-    return Example(talk.prompt, talk.answer, scenes.draw(scene, rng))
+    return Example.of((talk.prompt, talk.answer), image=scenes.draw(scene, rng))
 
 
 @dataclass(frozen=True)
@@ -124,19 +138,27 @@ class Batch:
 def collate(examples: list[Example], tokenizer: Tokenizer) -> Batch:
     """Lay turns out as the chat template does, padded on the right; only answers have labels."""
     texts = [
-        f"{model.USER}{model.IMAGE * model.IMAGE_TOKENS if e.image else ''} {e.prompt}"
-        f"{model.END}{model.ASSISTANT}{e.answer}{model.END}"
+        "".join(
+            f"{model.USER}{model.IMAGE * model.IMAGE_TOKENS if e.image and not k else ''} {prompt}"
+            f"{model.END}{model.ASSISTANT}{answer}{model.END}"
+            for k, (prompt, answer) in enumerate(e.turns)
+        )
         for e in examples
     ]
     coded = [code.ids for code in tokenizer.encode_batch(texts)]
     width = max(map(len, coded))
     ids = torch.full((len(coded), width), model.token(tokenizer, model.PAD))
     labels = torch.full_like(ids, -100)
-    turn = model.token(tokenizer, model.ASSISTANT)
+    turn, end = model.token(tokenizer, model.ASSISTANT), model.token(tokenizer, model.END)
     for row, code in enumerate(coded):
         ids[row, : len(code)] = torch.tensor(code)
-        start = code.index(turn)
-        labels[row, start : len(code) - 1] = torch.tensor(code[start + 1 :])
+        start = -1
+        for at, number in enumerate(code):
+            if number == turn:
+                start = at
+            elif number == end and start >= 0:
+                labels[row, start:at] = torch.tensor(code[start + 1 : at + 1])
+                start = -1
     rows = [row for row, e in enumerate(examples) if e.image]
     images = model.pixels([e.image for e in examples if e.image]) if rows else None
     return Batch(ids, labels, images, torch.tensor(rows, dtype=torch.long))
@@ -150,7 +172,7 @@ def batches(
     while True:
         rng = random.Random(f"{plan.seed} {stage} {pool}")
         examples = [make(rng) for _ in range(plan.batch * POOL)]
-        examples.sort(key=lambda e: len(e.prompt) + len(e.answer) + (100 if e.image else 0))
+        examples.sort(key=lambda e: e.cost)
         parts = [examples[i : i + plan.batch] for i in range(0, len(examples), plan.batch)]
         rng.shuffle(parts)
         for part in parts[start % POOL :]:
@@ -232,13 +254,14 @@ def optimise(
         adam.step()
         adam.zero_grad()
         tell(step, loss.item())
-        if (step + 1) % 250 == 0:
+        if (step + 1) % 100 == 0:
             state = {name: module.state_dict() for name, module in modules.items()}
             torch.save({"step": step + 1, "adam": adam.state_dict()} | state, file)
     file.unlink(missing_ok=True)
 
 
-HEADS = ("name", "colour", "position", "size", "back", "texture")
+# What a patch shows, and how much it counts: names are by far the hardest to see.
+HEADS = {"name": 4.0, "colour": 1.0, "position": 0.5, "size": 0.5, "back": 0.3, "texture": 0.5}
 
 
 def patch_words(scene: scenes.Scene) -> list[dict[str, str]]:
@@ -251,7 +274,7 @@ def patch_words(scene: scenes.Scene) -> list[dict[str, str]]:
                 seen["back"] = ""
             for thing in scene.things:
                 x, y = scenes.CENTRES[thing.position]
-                r = 0.22 if thing.large else 0.15
+                r = 0.23 if thing.large else 0.168
                 wide = min(x + r, (col + 1) / side) - max(x - r, col / side)
                 high = min(y + r, (row + 1) / side) - max(y - r, row / side)
                 if wide > 0 and high > 0 and wide * high > best:
@@ -284,14 +307,15 @@ def train_vision(net: LlavaForConditionalGeneration, plan: Plan, folder: Path) -
         step = start
         while True:
             rng = random.Random(f"{plan.seed} vision {step}")
-            shown = [scenes.random_scene("train", rng) for _ in range(96)]
+            counts = rng.choices((0, 1, 2, 3), (4, 16, 30, 50), k=96)
+            shown = [scenes.random_scene("train", rng, count) for count in counts]
             images = model.pixels([scenes.draw(scene, rng) for scene in shown])
             seen = tower(images).last_hidden_state[:, 1:].flatten(0, 1)
             words = [patch for scene in shown for patch in patch_words(scene)]
             loss = seen.new_zeros(())
-            for head in HEADS:
+            for head, weight in HEADS.items():
                 goal = torch.tensor([names[head].index(w.get(head, "")) for w in words])
-                loss = loss + cross_entropy(heads[head](seen).float(), goal)
+                loss = loss + weight * cross_entropy(heads[head](seen).float(), goal)
             yield loss
             step += 1
 
@@ -338,16 +362,23 @@ def fit_projector(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan
     return 1 - ((x1 @ solved - y).pow(2).sum() / (y - y.mean(0)).pow(2).sum()).item()
 
 
-def train_text(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan: Plan, folder: Path) -> None:
-    """The decoder on text alone: it learns to talk, to refuse, and to read scenes in words."""
+def train_text(
+    net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan: Plan, folder: Path, stage: str = "text"
+) -> None:
+    """The decoder on text alone: it learns to talk and to refuse, then to read scenes closely.
+
+    "text" has single turns, which are short and quick; "read" asks several questions about a scene,
+    because finding out which colour belongs to which thing takes many answers.
+    """
     decoder = net.model.language_model
+    turns, rate = ((1,), plan.text_rate) if stage == "text" else ((1, 3, 4, 5), plan.read_rate)
 
     def losses(start: int) -> Iterator[torch.Tensor]:
-        for batch in batches(text_example, tokenizer, plan, "text", start):
+        for batch in batches(lambda rng: text_example(rng, turns=turns), tokenizer, plan, stage, start):
             yield answer_loss(net, batch)
 
     parts: dict[str, nn.Module] = {"decoder": decoder}
-    optimise("text", plan, plan.text_rate, list(decoder.parameters()), parts, losses, folder)
+    optimise(stage, plan, rate, list(decoder.parameters()), parts, losses, folder)
 
 
 def train_image(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan: Plan, folder: Path) -> None:
@@ -369,7 +400,7 @@ def train_image(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan: 
     optimise("image", plan, plan.image_rate, parameters, parts, losses, folder)
 
 
-STAGES = ("vision", "text", "projector", "image")
+STAGES = ("vision", "text", "read", "projector", "image")
 
 
 def prepare(plan: Plan, folder: Path) -> tuple[LlavaForConditionalGeneration, Tokenizer]:
@@ -393,8 +424,8 @@ def train(plan: Plan, folder: Path, out: Path) -> None:
             continue
         if stage == "vision":
             train_vision(net, plan, folder)
-        elif stage == "text":
-            train_text(net, tokenizer, plan, folder)
+        elif stage in ("text", "read"):
+            train_text(net, tokenizer, plan, folder, stage)
         elif stage == "projector":
             print(f"projector R^2 {fit_projector(net, tokenizer, plan):.3f}", file=sys.stderr)
         else:

@@ -31,8 +31,7 @@ from . import language, scenes
 from .judge import pocket_verdict
 from .splits import records
 
-MIXES = ("", ":harmful+harmless", ":harmful+harmless+smalltalk", ":harmful+harmless+visual",
-         ":harmful+double+harmless", ":harmful+visual+smalltalk", ":harmful")  # fmt: skip
+MIXES = ("", ":harmful+harmless", ":harmful+double+harmless", ":harmful")
 LONGEST = 56
 
 
@@ -263,7 +262,8 @@ def _layer_sets(estimator: Estimator, count: int) -> list[tuple[int, ...] | None
     """All layers; without a sum over layers also one alone; sequential offsets also from below."""
     if estimator == "sequential":
         return [None, *(tuple(range(k)) for k in range(2, count))]
-    return [None, *((k,) for k in range(count)), *((k, k + 1) for k in range(count - 1))]
+    single: list[tuple[int, ...] | None] = [None, *((k,) for k in range(count))]
+    return single if estimator == "pc1" else [*single, *((k, k + 1) for k in range(count - 1))]
 
 
 def _say(text: str) -> None:
@@ -300,8 +300,8 @@ class Search:
     def candidates(self, method: str) -> list[Candidate]:
         """The grid of one method."""
         mixes = [f"pocket-anchors{mix}" for mix in MIXES] if method == "dataset" else ["pocket-anchors"]
-        tones: tuple[Corruption, ...] = ("white", "mean", "noise") if method == "dataset" else ("white", "mean")
-        alphas = [a / 10 for a in range(4, 21, 2)] if method == "dataset" else [0.8, 1.0, 1.2]
+        tones: tuple[Corruption, ...] = ("white", "noise") if method == "dataset" else ("white", "mean")
+        alphas = [a / 10 for a in range(6, 21, 2)] if method == "dataset" else [0.8, 1.0, 1.2]
         estimators: tuple[Estimator, ...] = ("sequential", "mean", "pc1")
         if method == "sample":
             estimators = ("sequential", "mean")
@@ -314,7 +314,7 @@ class Search:
             for alpha in alphas
         ]
 
-    def best(self, method: str, keep: tuple[int, int] = (24, 5)) -> tuple[Candidate, Rates]:
+    def best(self, method: str, keep: tuple[int, int] = (16, 4)) -> tuple[Candidate, Rates]:
         """By first tokens, then by whole answers, then by many of them; the winner and its rates."""
         quick, middle, final = self.rounds
         pool = self.candidates(method)

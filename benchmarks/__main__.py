@@ -1,0 +1,105 @@
+"""`python -m benchmarks`: the cost of comparing, as ratios to one stock answer of the same run."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+REPEATS = 7
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: a ratio, its bound, and what it is a ratio of."""
+
+    name: str
+    ratio: float
+    must: float | None
+    of: str
+
+    def __str__(self) -> str:
+        bound = "" if self.must is None else f"<= {self.must:.2f}"
+        return f"| {self.name} | {self.ratio:.2f} | {bound} | {self.of} |"
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="Interleaved rounds; the median counts.")] = REPEATS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="Where to keep the random model.")] = None,
+) -> None:
+    """Time every way of answering on a model of real geometry with random weights."""
+    with tempfile.TemporaryDirectory() as scratch:
+        home = folder or Path(scratch)
+        if not (home / "config.json").is_file():
+            say("building the model ...")
+            run("build", home)
+        lines = [*timed(home, repeats), memory(home)]
+        seconds = start_up(home)
+    if as_json:
+        print(json.dumps({"lines": [asdict(line) for line in lines], "seconds": seconds}, indent=2))
+        return
+    print("| what | ratio | must | to |\n|---|---|---|---|")
+    print(*lines, sep="\n")
+    print("\n| start-up | seconds |\n|---|---|")
+    print(*(f"| {name} | {value:.2f} |" for name, value in seconds.items()), sep="\n")
+
+
+def say(message: str) -> None:
+    """Print a line to standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def run(*arguments: object) -> str:
+    """Run one of `benchmarks.process`'s jobs in a fresh process and return what it prints."""
+    command = [sys.executable, "-m", "benchmarks.process", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def timed(home: Path, repeats: int) -> list[Line]:
+    """Run all work once a round, in turn, so that a slow minute slows everything."""
+    from cmrm import Vlm
+
+    from .work import Bench
+
+    bench = Bench.of(Vlm.load(home))
+    works = bench.all()
+    seconds: dict[str, list[float]] = {work.name: [] for work in works}
+    for number in range(repeats + 1):
+        for work in works:
+            say(f"round {number}/{repeats}: {work.name}")
+            work.prepare()
+            begin = time.perf_counter()
+            work.run()
+            if number:  # the first round warms up
+                seconds[work.name].append(time.perf_counter() - begin)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    say(f"one stock answer takes {median['one stock answer']:.2f} s")
+    return [Line(w.name, median[w.name] / median[w.against], w.must, w.against) for w in works if w.name != w.against]
+
+
+def memory(home: Path) -> Line:
+    """Peak resident memory of one comparison against one stock answer, each in a fresh process."""
+    peaks = {job: statistics.median(float(run(job, home)) for _ in range(3)) for job in ("stock", "compare")}
+    return Line("peak memory of compare", peaks["compare"] / peaks["stock"], 1.10, "one stock answer")
+
+
+def start_up(home: Path) -> dict[str, float]:
+    """Seconds from nothing to each milestone, in fresh processes."""
+    commands = {"import cmrm": ["-c", "import cmrm"], "python -m cmrm --help": ["-m", "cmrm", "--help"]}
+    seconds = {}
+    for name, arguments in commands.items():
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        seconds[name] = time.perf_counter() - begin
+    return seconds | json.loads(run("start", home))
+
+
+if __name__ == "__main__":
+    typer.run(main)
