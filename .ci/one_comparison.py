@@ -12,4 +12,6 @@ unsteered, steered, details = client.predict(
     api_name="/compare",
 )
 print(f"unsteered: {unsteered}\nsteered:   {steered}\n{json.dumps(details, indent=2)}")
-assert unsteered and steered and unsteered != steered, "the two answers should differ"
+assert unsteered, "there is no unsteered answer"
+assert steered, "there is no steered answer"
+assert unsteered != steered, "the two answers should differ"

@@ -111,10 +111,7 @@ def sweep(
     """
     chosen = parse_alphas(alphas)
     bench = _open(model, quantization, offsets)
-    rows = _last(
-        bench.compare(image, prompt, alpha=chosen, method=method, max_new_tokens=max_new_tokens, fluency=True)
-    ).rows
-    rows = rows[1:] if 0 in chosen else rows  # row 0 is the answer at alpha 0 as well
+    rows = _last(bench.sweep(image, prompt, chosen, method=method, max_new_tokens=max_new_tokens)).rows
     if as_json:
         _print_json([asdict(row) for row in rows])
         return

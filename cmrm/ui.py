@@ -4,6 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from gradio_client.utils import is_file_obj_with_meta
 from . import page
 from .comparison import Row, Step
 from .errors import CmrmError
-from .options import MAX_ALPHA, METHODS, Method
+from .options import MAX_ALPHA, METHODS, Method, parse_alphas
 from .page import METHOD_NAMES, View
 from .paths import ASSETS
 from .workbench import Workbench
@@ -50,15 +51,18 @@ _HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 
 @dataclass(frozen=True)
 class Ask:
-    """One request as it came in, by the names of the API; nothing in it is checked yet."""
+    """One request as it came in, by the names of the API; nothing in it is checked yet.
+
+    A tuple of alphas asks for a sweep.
+    """
 
     image: Any
     prompt: Any
     alpha: Any
     method: Any
     max_new_tokens: Any
-    temperature: Any
-    seed: Any
+    temperature: Any = 0.0
+    seed: Any = 0
 
 
 def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
@@ -68,21 +72,27 @@ def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
     try:
-        steps = bench.compare(
-            _picture(ask.image),
-            ask.prompt,
-            alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
-            method=ask.method,
-            max_new_tokens=_whole(ask.max_new_tokens),
-            temperature=_number("temperature", ask.temperature),
-            seed=_whole(ask.seed),
-        )
-        yield from _paced(steps)
+        yield from _paced(_asked(bench, ask))
     except CmrmError:
         raise
     except Exception as error:
         _log.exception("A comparison failed.")
         raise CmrmError(_UNEXPECTED) from error
+
+
+def _asked(bench: Workbench, ask: Ask) -> Iterator[Step]:
+    image, length = _picture(ask.image), _whole(ask.max_new_tokens)
+    if isinstance(ask.alpha, tuple):
+        return bench.sweep(image, ask.prompt, ask.alpha, method=ask.method, max_new_tokens=length)
+    return bench.compare(
+        image,
+        ask.prompt,
+        alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
+        method=ask.method,
+        max_new_tokens=length,
+        temperature=_number("temperature", ask.temperature),
+        seed=_whole(ask.seed),
+    )
 
 
 def _picture(value: Any) -> str | None:
@@ -149,10 +159,11 @@ def _shown(view: View) -> list[Any]:
 
 
 def build(bench: Workbench) -> gr.Blocks:
-    """Return the page, its events and the `/compare` endpoint."""
+    """Return the page, its events and the endpoints `/compare` and `/sweep`."""
     with gr.Blocks(title="CMRM, side by side", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         _connect(bench, _lay_out(bench))
-        gr.api(_endpoint(bench), api_name="compare", **_ONE_AT_A_TIME)
+        gr.api(_compare_endpoint(bench), api_name="compare", **_ONE_AT_A_TIME)
+        gr.api(_sweep_endpoint(bench), api_name="sweep", **_ONE_AT_A_TIME)
     return blocks
 
 
@@ -277,7 +288,7 @@ def _reading(ask: Ask) -> str:
     )
 
 
-def _endpoint(bench: Workbench) -> Any:
+def _compare_endpoint(bench: Workbench) -> Any:
     # Gradio reads the parameters, their defaults and the three outputs off this signature.
     def compare(  # type: ignore[misc]
         image: gr.FileData | None = None,
@@ -304,14 +315,55 @@ def _endpoint(bench: Workbench) -> Any:
             the unsteered text, the steered text, and details to judge and repeat them by
         """
         ask = Ask(image, prompt, alpha, method, max_new_tokens, temperature, seed)
-        try:
+        with _refusing():
             for step in answer(bench, ask):
                 unsteered, steered = step.rows
                 yield unsteered.text, steered.text, details(bench, ask, step)
-        except CmrmError as error:
-            raise gr.Error(str(error), print_exception=False) from error
 
     return compare
+
+
+def _sweep_endpoint(bench: Workbench) -> Any:
+    def sweep(  # type: ignore[misc]
+        image: gr.FileData | None = None,
+        prompt: str = "",
+        alphas: str = "0:2:0.25",
+        method: str = "dataset",
+        max_new_tokens: int = LENGTH,
+    ) -> list[dict]:
+        """Answer one prompt about one image at many strengths of steering, in one batch.
+
+        Streams; each result has a row for each alpha, and the last one has the verdicts and the fluency.
+
+        Parameters:
+            image: the picture, as gradio_client.handle_file(path or URL); None for text-only answers
+            prompt: what to ask
+            alphas: a range start:end:step within 0 to 2, or a list such as 0.5,1; alpha 0 is always there
+            method: "dataset" (offsets of an anchor set) or "sample" (measured on this prompt)
+            max_new_tokens: longest answer
+        Returns:
+            for each alpha its text, verdict, tokens, and fluency: the text's mean log-probability, unsteered
+        """
+        with _refusing():
+            for step in answer(bench, Ask(image, prompt, _range(alphas), method, max_new_tokens)):
+                yield [{"alpha": row.alpha, "text": row.text, "fluency": row.fluency} | _row(row) for row in step.rows]
+
+    return sweep
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Tell an API's caller what is wrong in the one sentence that there is for it."""
+    try:
+        yield
+    except CmrmError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _range(alphas: Any) -> tuple[float, ...]:
+    if not isinstance(alphas, str):
+        raise CmrmError(f"alphas is {alphas!r}, but it must be a text such as '0:2:0.25' or '0.5,1,1.5'.")
+    return parse_alphas(alphas)
 
 
 def details(bench: Workbench, ask: Ask, step: Step) -> dict[str, Any]:

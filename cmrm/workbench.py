@@ -61,15 +61,14 @@ class Workbench:
         image: Image.Image | str | Path | None,
         prompt: str,
         *,
-        alpha: float | Sequence[float] | None = None,
+        alpha: float | None = None,
         method: Method = "dataset",
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-        fluency: bool = False,
     ) -> Generator[Step]:
-        """Answer unsteered (row 0) and steered by a method's recipe, one row an alpha; None is the recipe's.
+        """Answer unsteered (row 0) and steered (row 1) by a method's recipe; alpha None is the recipe's.
 
         Raises:
             CmrmError: bad input, before the first step.
@@ -88,7 +87,34 @@ class Workbench:
             seed=seed,
             layers=recipe.layers,
             steps=recipe.steps,
-            fluency=fluency,
+        )
+
+    def sweep(
+        self,
+        image: Image.Image | str | Path | None,
+        prompt: str,
+        alphas: Sequence[float],
+        *,
+        method: Method = "dataset",
+        max_new_tokens: int = 128,
+    ) -> Generator[Step]:
+        """Answer greedily at alpha 0 (row 0) and at each other of `alphas`, in one batch; the last step has fluency.
+
+        Raises:
+            CmrmError: bad input, before the first step.
+        """
+        check_choice("method", method, Method)
+        recipe = self.recipes[method]
+        return compare(
+            self.vlm,
+            image,
+            prompt,
+            self.steering(method, prompt),
+            [alpha for alpha in checked_alphas(alphas) if alpha],
+            max_new_tokens=max_new_tokens,
+            layers=recipe.layers,
+            steps=recipe.steps,
+            fluency=True,
         )
 
     def steering(self, method: Method, prompt: str) -> Offsets:

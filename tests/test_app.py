@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from PIL import Image
 from serving import CIRCLE, Served, serving, workbench
 
@@ -87,8 +88,25 @@ def test_without_an_image_the_answer_is_text_only(client):
     assert ask(client, image=None)[0] != ask(client)[0]
 
 
-def test_only_compare_is_offered(client):
-    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/compare"]
+def test_compare_and_sweep_are_offered_and_no_more(client):
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/compare", "/sweep"]
+
+
+def test_a_sweep_has_a_judged_row_for_each_alpha(client):
+    job = client.submit(handle_file(str(CIRCLE)), "What is this?", "0:1:0.5", max_new_tokens=8, api_name="/sweep")
+    *_, rows = job
+    assert [row["alpha"] for row in rows] == [0, 0.5, 1]
+    for row in rows:
+        assert row["verdict"] in ("refused", "complied", "broken")
+        assert row["fluency"] < 0
+        assert 1 <= row["tokens"] <= 8
+    assert rows[0]["text"] == ask(client, max_new_tokens=8)[0]
+
+
+@pytest.mark.parametrize("alphas", ["", "a:b:c", "0:3:1", "0:1:0", "1,-1", "nan", 7])
+def test_a_malformed_range_is_refused(client, alphas):
+    with pytest.raises(AppError, match="alpha"):
+        client.predict(None, "Hello", alphas, api_name="/sweep")
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,24 @@ def test_extract_then_compare_with_the_file(checkpoint, anchors, tmp_path):
     assert answer["model"]["quantization"] == "nf4"
 
 
+def test_sweep_has_a_row_for_each_alpha(checkpoint, offsets, tmp_path):
+    offsets.save(tmp_path / "offsets.safetensors")
+    options = ("--model", checkpoint, "--offsets", tmp_path / "offsets.safetensors", "--max-new-tokens", 3)
+    done = run("sweep", *options, "--prompt", "What?", "--alphas", "0:1:0.5", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["alpha"] for row in rows] == [0, 0.5, 1]
+    assert all(row["fluency"] < 0 and row["verdict"] for row in rows)
+
+
+@pytest.mark.parametrize("alphas", ["", "0:2", "0:2:-1", "1,two", "0,5"])
+def test_a_malformed_range_of_alphas_is_refused(alphas):
+    done = run("sweep", "--prompt", "What?", "--alphas", alphas)
+    assert done.returncode == 2
+    assert "alpha" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

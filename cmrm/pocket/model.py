@@ -25,7 +25,7 @@ from . import language, scenes
 PAD, USER, ASSISTANT, END, IMAGE = SPECIALS = (
     "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>", "<image>",
 )  # fmt: skip
-SIDE, PATCH, VOCABULARY = 64, 16, 4096
+SIDE, PATCH, VOCABULARY = 96, 16, 4096
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 # The space before a text is the template's, so that its first word is the same token as anywhere.
 TEMPLATE = (

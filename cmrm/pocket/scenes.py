@@ -70,7 +70,7 @@ def random_scene(split: str, rng: random.Random, things: int | None = None) -> S
     """A scene of this split; `things=0` is blank, striped, noisy, or a blur like a photograph."""
     words = lexicon().words
     while True:
-        count = rng.choices((0, 1, 2, 3), (10, 77, 10, 3))[0] if things is None else things
+        count = rng.choices((0, 1, 2, 3), (10, 60, 20, 10))[0] if things is None else things
         texture = rng.choices(words["textures"], (60, 12, 12, 8, 8))[0]
         back = "white" if rng.random() < 0.4 else _colours(rng)
         free = [c for c in words["colours"] if c != back]
@@ -141,11 +141,11 @@ WEIGHTS = {"colour": 22, "where": 18, "place": 14, "what": 10, "count": 8, "tota
            "background": 8, "describe": 5, "picture": 5}  # fmt: skip
 
 
-def ask(scene: Scene | None, split: str, rng: random.Random, plain: bool = False) -> Question:
-    """A question about a scene; about None (no picture) it asks for what can't be seen."""
+def ask(scene: Scene | None, split: str, rng: random.Random, topic: str = "") -> Question:
+    """A question about a scene, on any topic or the given one; None (no picture) shows nothing to ask about."""
     words = lexicon().words
     things = scene.things if scene else ()
-    topic = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+    topic = topic or rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
     absent = rng.random() < 0.12 or not things
     accepted: tuple[str, ...]
     names = [t.name for t in things]
@@ -201,8 +201,7 @@ def ask(scene: Scene | None, split: str, rng: random.Random, plain: bool = False
         if scene:
             answer = describe(scene)
             accepted = tuple(f"{t.colour} {t.name}" for t in things) or ("nothing",)
-    need = " in the picture" if topic == "describe" else ""
-    places = (need,) if plain else IN[2:] if need else ("",) if topic == "picture" else IN
+    places = IN[2:] if topic == "describe" else ("",) if topic == "picture" else IN
     form = pick_phrase(split, rng, LEAD, FORMS[topic], places)
     text = form.format(**values)
     mark = "." if any(text.startswith(w) for w in ("describe", "count", "find", "explain")) else "?"
