@@ -56,7 +56,7 @@ def extract_offsets(
     report = _Counter(progress, len(target.groups) + passes * len(source.groups))
     texts = target.states(report)
     if estimator != "sequential":
-        values = _ESTIMATORS[estimator](texts - source.states(report))
+        values = ESTIMATORS[estimator](texts - source.states(report))
     elif passes == 1:
         values = _sequential_at_once(source, texts, report)
     else:
@@ -93,7 +93,7 @@ def _oriented_component(rows: torch.Tensor) -> torch.Tensor:
     return direction * (rows @ direction).abs().mean()
 
 
-_ESTIMATORS = {"mean": _mean, "pc1": _first_component}
+ESTIMATORS = {"mean": _mean, "pc1": _first_component}
 
 
 def _sequential(source: "_Batches", texts: torch.Tensor, report: "_Counter") -> torch.Tensor:

@@ -1,34 +1,60 @@
-"""`python -m cmrm.pocket train|ablation|tune`."""
+"""`python -m cmrm.pocket train | ablation | tune | everyday`."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
+from typing import Annotated
 
-from .train import Plan, ablation, train
-from .tune import tune, unsteered
+import typer
 
-ASSETS = Path(__file__).parents[2] / "assets"
+from ..paths import ASSETS, POCKET
+
+app = typer.Typer(help="Make the pocket model.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+Work = Annotated[Path, typer.Option(help="Where checkpoints are kept; a second run goes on from them.")]
+Seed = Annotated[int, typer.Option(help="Decides data and weights.")]
+Scale = Annotated[float, typer.Option(help="Share of the full step counts, for a quick look.")]
+Model = Annotated[str, typer.Option(help="'pocket', or a folder.")]
 
 
-def main() -> None:
-    """Run one task."""
-    parser = argparse.ArgumentParser(prog="python -m cmrm.pocket", description=__doc__)
-    parser.add_argument("task", choices=("train", "ablation", "tune"))
-    parser.add_argument("--out", type=Path, default=None, help="where the model goes")
-    parser.add_argument("--work", type=Path, default=Path("pocket-work"), help="checkpoints")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the full step counts")
-    args = parser.parse_args()
-    plan = Plan(seed=args.seed, scale=args.scale)
-    if args.task == "train":
-        train(plan, args.work, args.out or ASSETS / "pocket")
-    elif args.task == "ablation":
-        ablation(plan, args.work, args.out or args.work / "ablation" / "model")
-        print(unsteered(args.out or args.work / "ablation" / "model"))
-    else:
-        tune(ASSETS, args.out or "pocket")
+@app.command("train")
+def train_command(
+    out: Annotated[Path, typer.Option(help="Where the model goes.")] = POCKET,
+    work: Work = Path("pocket-work"),
+    seed: Seed = 0,
+    scale: Scale = 1.0,
+) -> None:
+    """Train the model from nothing, or from where a run was interrupted."""
+    from .train import Plan, train
+
+    train(Plan(seed=seed, scale=scale), work, out)
+
+
+@app.command("ablation")
+def ablation_command(work: Work = Path("pocket-work"), seed: Seed = 0, scale: Scale = 1.0) -> None:
+    """Repeat the image stage with harmful requests beside images, refused, and print the dev figures."""
+    from .train import Plan, ablation
+    from .tune import unsteered
+
+    out = work / "ablation" / "model"
+    ablation(Plan(seed=seed, scale=scale), work, out)
+    print(unsteered(out))
+
+
+@app.command("tune")
+def tune_command(model: Model = "pocket") -> None:
+    """Choose the shipped steering on the dev split; write recipes, anchors and offsets to assets/."""
+    from .tune import tune
+
+    tune(ASSETS, model)
+
+
+@app.command("everyday")
+def everyday_command(model: Model = "pocket") -> None:
+    """Answer thirty sentences that visitors may type, unsteered."""
+    from .everyday import everyday
+
+    for prompt, text in everyday(model, ASSETS / "everyday.jsonl"):
+        print(f"{prompt}\n    {text}")
 
 
 if __name__ == "__main__":
-    main()
+    app()

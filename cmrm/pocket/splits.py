@@ -17,14 +17,17 @@ def _beside(split: str, rng: random.Random) -> Image.Image:
     return draw(scene, rng, rng.choice((96, 128, 192, 256)))
 
 
-def records(split: str, kind: str, count: int, seed: int = 0) -> list[Record]:
-    """`count` records of "harmful", "harmless" or "question", all with images, all different."""
+def records(split: str, kind: str, count: int, seed: int = 0, things: int | None = None) -> list[Record]:
+    """`count` records of "harmful", "harmless" or "question", all with images, all different.
+
+    Questions are about scenes of any number of things, or of the given one.
+    """
     rng = random.Random(f"{split} {kind} {seed}")
     found: dict[tuple[str, int], Record] = {}
     while len(found) < count:
         name = f"{split}-{kind}-{len(found)}"
         if kind == "question":
-            scene = random_scene(split, rng)
+            scene = random_scene(split, rng, things)
             asked = ask(scene, split, rng)
             image = draw(scene, rng, rng.choice((96, 128, 192, 256)))
             record = Record(name, asked.text, image, kind, asked.accepted, asked.topic)

@@ -49,7 +49,7 @@ class Plan:
     image_batch: int = 48
     vision_steps: int = 2400
     text_steps: int = 1500
-    look_steps: int = 2400
+    look_steps: int = 3000
     image_steps: int = 450
     vision_rate: float = 1.5e-3
     text_rate: float = 2e-3
@@ -104,9 +104,9 @@ def questions(scene: scenes.Scene, split: str, rng: random.Random, turns: tuple[
     A long talk may end with a description, which says of everything what belongs to what.
     """
     count = rng.choice(turns)
-    asked = [scenes.ask(scene, split, rng) for _ in range(count)]
-    if count > 1 and rng.random() < 0.4:
-        asked[-1] = scenes.ask(scene, split, rng, "picture")
+    asked = [scenes.ask(scene, split, rng, scenes.DRILL) for _ in range(count)]
+    if count > 1 and rng.random() < 0.3:
+        asked[-1] = scenes.ask(scene, split, rng, {"picture": 1})
     return [(one.text, one.answer) for one in asked]
 
 

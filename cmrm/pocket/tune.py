@@ -19,8 +19,7 @@ import torch
 from transformers import DynamicCache
 
 from ..anchors import load_anchors
-from ..extraction import _ESTIMATORS as ESTIMATORS
-from ..extraction import extract_offsets
+from ..extraction import ESTIMATORS, extract_offsets
 from ..hooks import hooked
 from ..model import Vlm
 from ..offsets import Offsets
@@ -339,6 +338,12 @@ class Search:
         return rated[0][1], rated[0][0]
 
 
+def _reading(vlm: Vlm, things: int, count: int = 250) -> float:
+    """Percent of the questions about scenes of so many things that the unsteered model answers right."""
+    asked = records("dev", "question", count, things=things)
+    return 100 * sum(r.accepts(text) for r, text in zip(asked, Probe(vlm, asked).answers(), strict=True)) / count
+
+
 def unsteered(model: str | Path, count: int = 400) -> Rates:
     """What a model does beside images by itself, on dev."""
     return Bench.of(Vlm.load(model), count, count).rates(None)
@@ -353,6 +358,8 @@ def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int]
     alone = [pocket_verdict(r, t) for r, t in zip(text_only.records, text_only.answers(), strict=True)]
     _say(f"harmful, text only: refused {100 * alone.count('refused') / len(alone):.1f}")
     _say(f"unsteered: {benches[2].rates(None)}")
+    for things in range(4):
+        _say(f"questions about {things} things right: {_reading(vlm, things):.1f}")
     search, recipes = Search(vlm, *benches), {}
     for method in ("dataset", "sample"):
         winner, rates = search.best(method)
