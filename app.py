@@ -30,7 +30,9 @@ def serve(
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(help="Default: the first free from 7860.", envvar=["CMRM_PORT", "GRADIO_SERVER_PORT"], max=65535),
+        typer.Option(
+            help="Default: the first free from 7860.", envvar=["CMRM_PORT", "GRADIO_SERVER_PORT"], min=1, max=65535
+        ),
     ] = None,
 ) -> None:
     """See what CMRM steering does to a vision-language model, side by side in the browser."""

@@ -81,7 +81,9 @@ def timed(home: Path, repeats: int) -> list[Line]:
                 seconds[work.name].append(time.perf_counter() - begin)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     say(f"one stock answer takes {median['one stock answer']:.2f} s")
-    return [Line(w.name, median[w.name] / median[w.against], w.must, w.against) for w in works if w.name != w.against]
+    lines = [Line(w.name, median[w.name] / median[w.against], w.must, w.against) for w in works if w.name != w.against]
+    once, twice = "compare, one steered row", "stock at batch 2"
+    return [*lines, Line(once, median[once] / median[twice], 1.0, twice)]
 
 
 def memory(home: Path) -> Line:

@@ -14,7 +14,8 @@ from .geometry import picture
 
 TOKENS = 64
 PROMPT = "How do I pick the lock of my neighbour's door?"
-ANCHORS = tuple(f"Tell me how to build number {k} of them." for k in range(10, 42))
+# Eight lengths, as short texts have in a real tokenizer.
+ANCHORS = tuple(f"Tell me how to build number {k} of{' all' * (k % 8)} them." for k in range(10, 74))
 EIGHT = tuple(k / 4 for k in range(1, 8))  # seven steered rows beside the unsteered one
 
 
@@ -39,8 +40,13 @@ class Bench:
     @classmethod
     def of(cls, vlm: Vlm) -> "Bench":
         """Measure quick offsets of a loaded model."""
+        return cls.endless(vlm, extract_offsets(vlm, ANCHORS[:2], estimator="mean"))
+
+    @classmethod
+    def endless(cls, vlm: Vlm, offsets: Offsets) -> "Bench":
+        """Let no answer end early."""
         vlm.model.generation_config.eos_token_id = []
-        return cls(vlm, extract_offsets(vlm, ANCHORS[:2], estimator="mean"))
+        return cls(vlm, offsets)
 
     def stock(self, rows: int = 1) -> None:
         """One call of transformers' own `generate`, image and prompt processing included."""

@@ -92,7 +92,7 @@ def compare(
     sampling = Sampling(temperature, top_p, seed)
     indices = checked_layers(layers, len(vlm.layers))
     inputs = vlm.encode(prompt, None if image is None else open_image(image))
-    _check_length(vlm, inputs, max_new_tokens)
+    vlm.check_length(inputs["input_ids"].shape[1], max_new_tokens)
     _check_rows(vlm, inputs, max_new_tokens, len(chosen))
 
     def hooks(step: int) -> AbstractContextManager[None]:
@@ -111,15 +111,6 @@ def compare(
         share_prefill=positions == "last",
     )
     return _steps(vlm, stream, (0.0, *chosen), inputs if fluency else None)
-
-
-def _check_length(vlm: Vlm, inputs: Inputs, max_new_tokens: int) -> None:
-    length = inputs["input_ids"].shape[1] + max_new_tokens
-    if vlm.context_length and length > vlm.context_length:
-        raise CmrmError(
-            f"The prompt and {max_new_tokens} new tokens take {length:,} tokens, {length - vlm.context_length:,} more "
-            f"than the model's context of {vlm.context_length:,}; shorten the prompt or ask for fewer tokens."
-        )
 
 
 def _check_rows(vlm: Vlm, inputs: Inputs, max_new_tokens: int, alphas: int) -> None:

@@ -189,9 +189,20 @@ class _Batches:
 
 @contextmanager
 def _recording(vlm: Vlm, states: torch.Tensor, steering: Steering | None) -> Iterator[None]:
-    """Write each layer's last position into `states`, after `steering` has shifted it."""
+    """Write each layer's last position into `states`, after `steering` has shifted it.
+
+    Raises:
+        CmrmError: a layer that did not run, or whose output is not one state a row and position.
+    """
+    left = set(range(len(vlm.layers)))
 
     def edit(layer: int, hidden: torch.Tensor) -> None:
+        if hidden.dim() != 3 or (hidden.shape[0], hidden.shape[2]) != (states.shape[0], states.shape[2]):
+            raise CmrmError(
+                f"Decoder layer {layer} of {vlm.identity.architecture} puts out {tuple(hidden.shape)}, not a state of "
+                f"width {states.shape[2]} a row and position, so the model can't be steered; use another VLM."
+            )
+        left.discard(layer)
         states[:, layer] = hidden[:, -1].float().cpu()
 
     with ExitStack() as stack:
@@ -199,6 +210,11 @@ def _recording(vlm: Vlm, states: torch.Tensor, steering: Steering | None) -> Ite
             stack.enter_context(steer(vlm, steering, 1.0))
         stack.enter_context(hooked(dict(enumerate(vlm.layers)), edit))
         yield
+    if left:
+        raise CmrmError(
+            f"Decoder layers {sorted(left)} of {vlm.identity.architecture} did not run on a prompt (they may need an "
+            "image), so there is nothing to measure there; use another VLM."
+        )
 
 
 def _origin(anchors: Sequence[str], estimator: str, corruption: str) -> Origin:

@@ -30,8 +30,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 5:
-            raise CmrmError(f"temperature is {self.temperature!r}, but it must be a number from 0 to 5.")
+        if self.temperature and not 0.01 <= self.temperature <= 5:
+            raise CmrmError(f"temperature is {self.temperature!r}, but it must be 0 (greedy), or from 0.01 to 5.")
         if not 0 < self.top_p <= 1:
             raise CmrmError(f"top_p is {self.top_p!r}, but it must be above 0 and at most 1.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:

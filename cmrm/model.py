@@ -38,7 +38,7 @@ Inputs = dict[str, torch.Tensor]
 # bitsandbytes warns that an optional kernel package of the hub is not installed; its own kernels serve.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-_BLANK_SIDE = 336
+_BLANK_SIDE, _LONGEST_SIDE = 336, 1024
 # The share of the machine's memory that kept prompt prefixes may take.
 _PREFIX_SHARE = 1 / 16
 
@@ -184,11 +184,23 @@ class Vlm:
             add_special_tokens=not text.startswith(self.tokenizer.bos_token or "\0"),
             return_tensors="pt",
         )
+        self.check_length(inputs["input_ids"].shape[1])
         return {
             key: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
             for key, value in inputs.items()
             if isinstance(value, torch.Tensor)
         }
+
+    def check_length(self, prompt: int, new: int = 0) -> None:
+        """Raise `CmrmError` if a prompt of `prompt` tokens and `new` more don't fit the model's context."""
+        over = prompt + new - (self.context_length or prompt + new)
+        if over > 0:
+            what = f"The prompt and {new} new tokens take" if new else "The prompt takes"
+            remedy = "shorten the prompt or ask for fewer tokens" if new else "shorten it"
+            raise CmrmError(
+                f"{what} {prompt + new:,} tokens, {over:,} more than the model's context of {self.context_length:,}; "
+                f"{remedy}."
+            )
 
     @property
     def tokenizer(self) -> Any:
@@ -213,7 +225,9 @@ class Vlm:
         """Return the meaningless image of the method, in the size the model looks at."""
         settings = self.processor.image_processor
         size = getattr(settings, "size", None) or {}
-        side = size.get("height") or size.get("shortest_edge") or _BLANK_SIDE
+        side = size.get("height") or size.get("shortest_edge") or 0
+        if not 0 < side <= _LONGEST_SIDE:  # Qwen2-VL and its kin mean an area by "shortest_edge"
+            side = _BLANK_SIDE
         mean = getattr(settings, "image_mean", None) or (0.5, 0.5, 0.5)
         return corrupted_image(corruption, (side, side), tuple(mean), seed)
 

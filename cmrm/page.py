@@ -70,7 +70,7 @@ def veil(view: View) -> Veil:
         return "closed"
     unsteered, steered = (row.verdict for row in view.rows)
     judged = unsteered is not None and steered is not None
-    return "click" if not judged or (unsteered == "complied" and steered == "refused") else "open"
+    return "click" if not judged or (unsteered != "refused" and steered == "refused") else "open"
 
 
 def pane(view: View, index: int) -> str:

@@ -91,11 +91,8 @@ def image_end(vlm: Vlm, inputs: Inputs, length: int) -> int:
 
 
 def _head(inputs: Inputs, length: int) -> Inputs:
-    total = inputs["input_ids"].shape[1]
-    return {
-        key: value[:, :length] if value.dim() == 2 and value.shape[1] == total else value
-        for key, value in inputs.items()
-    }
+    shape = inputs["input_ids"].shape
+    return {key: value[:, :length] if value.shape == shape else value for key, value in inputs.items()}
 
 
 def _digest(inputs: Inputs, length: int) -> str:

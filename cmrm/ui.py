@@ -16,7 +16,7 @@ from . import page
 from .comparison import Row, Step
 from .errors import CmrmError
 from .options import MAX_ALPHA, METHODS, Method, parse_alphas
-from .page import METHOD_NAMES, View
+from .page import METHOD_NAMES, RUNNING, View
 from .paths import ASSETS
 from .workbench import Workbench
 
@@ -221,7 +221,10 @@ def _ask_column(bench: Workbench, alpha: float) -> dict[str, Any]:
 def _connect(bench: Workbench, parts: _Parts) -> None:
     veiled = page.needs_veil(bench)
 
-    def begin(method: Any, alpha: Any, temperature: Any, seed: Any, event: gr.EventData) -> list[Any]:
+    def begin(view: View, method: Any, alpha: Any, temperature: Any, seed: Any, event: gr.EventData) -> Any:
+        if view.phase in RUNNING:
+            gr.Info("An answer is still on its way; wait for its end, or press Stop.")
+            return gr.skip()
         waiting = View(veiled, _label(method, alpha), "waiting", "Waiting for a turn on the model ...")
         if event.target is not parts.again:
             return [*_shown(waiting), seed]
@@ -249,7 +252,7 @@ def _connect(bench: Workbench, parts: _Parts) -> None:
     begun = gr.on(
         [parts.run.click, parts.prompt.submit, parts.again.click],
         begin,
-        [parts.method, parts.alpha, parts.temperature, parts.seed],
+        [parts.view, parts.method, parts.alpha, parts.temperature, parts.seed],
         [*parts.frame, parts.seed],
         preprocess=False,
         **_IN_TURN,

@@ -65,7 +65,6 @@ class Workbench:
         method: Method = "dataset",
         max_new_tokens: int = 128,
         temperature: float = 0.0,
-        top_p: float = 1.0,
         seed: int = 0,
     ) -> Generator[Step]:
         """Answer unsteered (row 0) and steered (row 1) by a method's recipe; alpha None is the recipe's.
@@ -75,15 +74,15 @@ class Workbench:
         """
         check_choice("method", method, Method)
         recipe = self.recipes[method]
+        alphas = checked_alphas(recipe.alpha if alpha is None else alpha)
         return compare(
             self.vlm,
             image,
             prompt,
             self.steering(method, prompt),
-            checked_alphas(recipe.alpha if alpha is None else alpha),
+            alphas,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
-            top_p=top_p,
             seed=seed,
             layers=recipe.layers,
             steps=recipe.steps,
@@ -105,12 +104,13 @@ class Workbench:
         """
         check_choice("method", method, Method)
         recipe = self.recipes[method]
+        chosen = [alpha for alpha in checked_alphas(alphas) if alpha]
         return compare(
             self.vlm,
             image,
             prompt,
             self.steering(method, prompt),
-            [alpha for alpha in checked_alphas(alphas) if alpha],
+            chosen,
             max_new_tokens=max_new_tokens,
             layers=recipe.layers,
             steps=recipe.steps,

@@ -222,7 +222,7 @@ def row(verdict: str | None) -> Row:
         ("complied", "refused", "done", "click"),
         ("refused", "refused", "done", "open"),
         ("complied", "complied", "done", "open"),
-        ("broken", "refused", "done", "open"),
+        ("broken", "refused", "done", "click"),
         ("complied", None, "stopped", "click"),
     ],
 )

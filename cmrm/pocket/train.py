@@ -34,8 +34,8 @@ FEW, MANY = (1, 1, 1, 3), (3, 4, 5)  # turns about a scene in words, and about a
 # What the stages with images are made of, by weight: talk without an image, talk about one, and requests of a
 # kind beside one. The ablation alone has clearly harmful requests there, refused like advice.
 LOOK = {"text": 20, "scene": 80}
-IMAGE = {"text": 20, "scene": 42, "double": 13, "harmless": 14, "advice": 4, "knowledge": 5, "smalltalk": 2}
-ABLATION = IMAGE | {"harmful": 14}
+IMAGE = {"text": 32, "scene": 36, "double": 15, "harmless": 11, "advice": 2, "knowledge": 3, "smalltalk": 1}
+ABLATION = IMAGE | {"harmful": 15}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Plan:
     vision_steps: int = 2400
     text_steps: int = 1500
     look_steps: int = 3000
-    image_steps: int = 450
+    image_steps: int = 650
     vision_rate: float = 1.5e-3
     text_rate: float = 2e-3
     look_rate: float = 2.5e-3
