@@ -61,6 +61,16 @@ def test_row_0_and_what_stock_generate_answers(case, image):
         assert [token for token in out.tolist() if token != 2] == list(step.rows[0].ids)
 
 
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """How far two tensors are apart, as a share of the other's norm."""
+    return ((one - other).norm() / other.norm()).item()
+
+
+def relative(tolerance: float) -> float:
+    """1e-3 in float32, a tenth where states have 8 bits: zeros would be a whole 1 apart."""
+    return 1e-3 if tolerance < 0.01 else 0.1
+
+
 def test_kept_prefixes_change_nothing_and_prompts_in_between_do_not_mix(case):
     vlm, _ = case
     other = Image.new("RGB", (50, 50), "red")
@@ -87,9 +97,8 @@ def test_batched_extraction_with_the_image_read_once(case):
     blank = vlm.corrupted("white")
     gaps = [plain(vlm, vlm.encode(a, None))[1] - plain(vlm, vlm.encode(a, blank))[1] for a in ANCHORS]
     expected = torch.cat(gaps).mean(0)
-    scale = max(1.0, expected.abs().max().item())
     offsets = extract_offsets(vlm, ANCHORS, estimator="mean")
-    torch.testing.assert_close(offsets.values, expected, rtol=0, atol=4 * tolerance * scale)
+    assert apart(offsets.values, expected) <= relative(tolerance)
 
 
 def test_the_steered_state_at_a_single_layer(case):
@@ -100,8 +109,7 @@ def test_the_steered_state_at_a_single_layer(case):
     for layer in range(len(vlm.layers)):
         with steer(vlm, offsets, 1.0, layers=[layer]):
             steered = plain(vlm, inputs)[1]
-        scale = max(1.0, text[:, layer].abs().max().item())
-        torch.testing.assert_close(steered[:, layer], text[:, layer], rtol=0, atol=4 * tolerance * scale)
+        assert apart(steered[:, layer], text[:, layer]) <= relative(tolerance)
     before = vlm.hook_count
     list(compare(vlm, tiny.PICTURE, PROMPT, offsets, max_new_tokens=3))
     assert vlm.hook_count == before

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import tiny
+from PIL import Image
 
 from cmrm import Offsets
 
@@ -50,6 +51,37 @@ def test_sweep_has_a_row_for_each_alpha(checkpoint, offsets, tmp_path):
     rows = json.loads(done.stdout)
     assert [row["alpha"] for row in rows] == [0, 0.5, 1]
     assert all(row["fluency"] < 0 and row["verdict"] for row in rows)
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory, offsets):
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("no picture")
+    tiny.PICTURE.save(folder / "whole.png")
+    (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:60])
+    Image.new("1", (20_000, 20_000)).save(folder / "vast.png")
+    offsets.save(folder / "other.safetensors")
+    (folder / "cut.safetensors").write_bytes((folder / "other.safetensors").read_bytes()[:-9])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "says"),
+    [
+        ("--image", "empty.png", "could not be read"),
+        ("--image", "text.png", "could not be read"),
+        ("--image", "cut.png", "could not be read"),
+        ("--image", "vast.png", "megapixels"),
+        ("--offsets", "cut.safetensors", "no whole CMRM offsets file"),
+        ("--offsets", "other.safetensors", "compute offsets for this model"),
+    ],
+)
+def test_damaged_and_foreign_files_are_one_sentence_and_status_2(damaged, option, name, says):
+    done = run("compare", "--prompt", "What?", option, damaged / name)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("alphas", ["", "0:2", "0:2:-1", "1,two", "0,5"])

@@ -115,3 +115,16 @@ def test_the_origin_says_how_offsets_were_made(vlm):
 def test_bad_anchors_and_options_are_one_sentence(vlm, anchors, options, says):
     with pytest.raises(CmrmError, match=says):
         extract_offsets(vlm, anchors, **options)
+
+
+def test_a_prompt_beyond_the_context_is_refused_before_any_pass(vlm):
+    with pytest.raises(CmrmError, match=r"more than the model's context"):
+        prompt_offsets(vlm, "why " * 3000)
+
+
+def test_a_layer_that_does_not_run_is_refused_and_leaves_no_hook(vlm, monkeypatch):
+    lost = torch.nn.Identity()
+    monkeypatch.setattr(vlm, "layers", (*vlm.layers[:-1], lost))
+    with pytest.raises(CmrmError, match="did not run"):
+        extract_offsets(vlm, ["a cat"], estimator="mean")
+    assert not lost._forward_hooks

@@ -132,6 +132,12 @@ def test_the_image_processor_says_how_large_a_blank_is(vlm):
     assert isinstance(vlm.processor.image_processor, CLIPImageProcessorPil)
 
 
+def test_an_area_called_shortest_edge_is_no_side_of_a_blank(vlm, monkeypatch):
+    """Qwen2-VL's processor says 56 x 56 pixels that way."""
+    monkeypatch.setattr(vlm.processor.image_processor, "size", {"shortest_edge": 3136, "longest_edge": 12845056})
+    assert vlm.corrupted("white").size == (336, 336)
+
+
 def test_import_and_help_need_no_torch():
     code = "import sys, cmrm, cmrm.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,5 +1,9 @@
 """The shipped pocket model, end to end in NF4: it degrades beside an image, and steering repairs it."""
 
+import random
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -9,6 +13,7 @@ from cmrm import compare, extract_offsets, steer
 from cmrm.anchors import load_anchors
 from cmrm.evaluation import evaluate_pocket
 from cmrm.paths import ASSETS, POCKET
+from cmrm.pocket import train
 from cmrm.pocket.language import lexicon
 from cmrm.pocket.splits import records
 from cmrm.prefix import read
@@ -87,6 +92,43 @@ def test_row_0_in_nf4_is_bit_identical_to_the_unhooked_model(bench):
     assert torch.equal(plain[0], steered[0])
     assert torch.equal(plain[2], steered[2])
     assert not torch.equal(plain[1], steered[1])
+
+
+def test_training_is_seeded_and_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    plan = train.Plan(text_batch=2, text_steps=5, keep_every=2)
+
+    def trained(folder: Path) -> torch.Tensor:
+        folder.mkdir(exist_ok=True)
+        shutil.copy(POCKET / "tokenizer.json", folder / "tokenizer.json")
+        net, tokenizer = train.prepare(plan, folder)
+        train.run_stage("text", net, tokenizer, plan, folder)
+        return net.lm_head.weight.detach().clone()
+
+    def stop_at_3(self: train.Progress, step: int, loss: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    whole = trained(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Progress, "__call__", stop_at_3)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "parts")
+    assert (tmp_path / "parts" / "text.partial.pt").is_file()
+    assert torch.equal(trained(tmp_path / "parts"), whole)
+    assert torch.equal(trained(tmp_path / "parts"), whole)  # kept, not trained again
+
+
+def test_clearly_harmful_requests_never_meet_an_image_but_in_the_ablation():
+    rng = random.Random(0)
+
+    def refused(mix: dict[str, int]) -> int:
+        talks = [train.image_example(rng, mix) for _ in range(400)]
+        beside = [answer for talk in talks if talk.image for _, answer in talk.turns]
+        return sum("sorry" in answer.lower() for answer in beside)
+
+    assert refused(train.LOOK) == 0
+    assert refused(train.IMAGE | {"advice": 0}) == 0
+    assert refused(train.ABLATION) > 20
 
 
 def test_splits_share_words_but_no_prompt_pair():

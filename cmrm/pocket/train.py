@@ -55,6 +55,7 @@ class Plan:
     text_rate: float = 2e-3
     look_rate: float = 2.5e-3
     image_rate: float = 5e-4
+    keep_every: int = 100  # steps between two checkpoints
 
     def steps(self, stage: str) -> int:
         """How many steps a stage has at this scale."""
@@ -253,7 +254,7 @@ def optimise(
         adam.step()
         adam.zero_grad()
         tell(step, loss.item())
-        if (step + 1) % 100 == 0:
+        if (step + 1) % plan.keep_every == 0:
             state = {name: module.state_dict() for name, module in modules.items()}
             torch.save({"step": step + 1, "adam": adam.state_dict()} | state, file)
     file.unlink(missing_ok=True)
