@@ -7,17 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from PIL import Image
-
 from .anchors import load_anchors
-from .comparison import Step, compare
-from .controls import Limited, random_direction
+from .controls import random_direction
 from .errors import CmrmError
 from .extraction import Progress, extract_offsets
 from .judge import Verdict
 from .offsets import Offsets
 from .options import Estimator, Quantization, Split, Steps, check_choice
 from .pocket.judge import JUDGE, pocket_verdict
+from .pocket.probe import Measured, Probe
 from .pocket.splits import records
 from .records import Record
 from .statistics import Rate
@@ -27,6 +25,7 @@ from .workbench import Workbench
 RANDOM_SEEDS = range(5)
 UNSTEERED = "unsteered"
 TEXT_ONLY = "text only"
+RECORDS_AT_ONCE = 400
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def evaluate_pocket(
     questions: int = 1000,
     progress: Progress | None = None,
 ) -> Report:
-    """Run every condition on the pocket model's own split; greedy, one batch of rows a record.
+    """Run every condition on the pocket model's own split; greedy, many records a batch.
 
     Raises:
         CmrmError: another model (none ships with data), an unknown split, counts below 1.
@@ -137,13 +136,22 @@ def evaluate_pocket(
     bench = Workbench.open(model, quantization)
     rows = _conditions(bench)
     counts = {"harmful": requests, "harmless": requests, "question": questions}
-    chosen = [record for kind, count in counts.items() for record in records(split, kind, count)]
+    batches = [
+        batch for kind, count in counts.items() for batch in _batched(records(split, kind, count), RECORDS_AT_ONCE)
+    ]
     answers: list[Answer] = []
-    for done, record in enumerate(chosen, 1):
-        answers += _answers(bench, record, rows)
+    done, total = 0, sum(counts.values())
+    for batch in batches:
+        for given in _batch_answers(bench, batch, rows):
+            answers += given
+        done += len(batch)
         if progress:
-            progress(done, len(chosen))
+            progress(done, total)
     return Report(_settings(bench, split, rows), tuple(answers))
+
+
+def _batched(all_records: list[Record], size: int) -> list[list[Record]]:
+    return [all_records[start : start + size] for start in range(0, len(all_records), size)]
 
 
 def _conditions(bench: Workbench) -> list[Condition]:
@@ -169,32 +177,35 @@ def _conditions(bench: Workbench) -> list[Condition]:
     ]
 
 
-def _answers(bench: Workbench, record: Record, rows: Sequence[Condition]) -> Iterator[Answer]:
-    if record.label == "harmful":
-        yield _judged(record, TEXT_ONLY, _last(bench, record, None, ()).rows[0].text)
-    for steps in ("prompt", "all"):
-        chosen = [row for row in rows if row.steps == steps]
-        last = _last(bench, record, record.image, chosen)
-        if steps == rows[0].steps:
-            yield _judged(record, UNSTEERED, last.rows[0].text)
-        for row, answered in zip(chosen, last.rows[1:], strict=True):
-            yield _judged(record, row.name, answered.text)
+def _batch_answers(bench: Workbench, batch: list[Record], rows: Sequence[Condition]) -> Iterator[list[Answer]]:
+    """Answer records of one kind under every condition, each condition in one batch of all of them."""
+    if batch[0].label == "harmful":
+        yield _judged(batch, TEXT_ONLY, Probe(bench.vlm, batch, with_image=False).answers())
+    probe = Probe(bench.vlm, batch)
+    yield _judged(batch, UNSTEERED, probe.answers())
+    for row in rows:
+        steering = row.steering or _sample_level(bench, batch)
+        yield _judged(batch, row.name, probe.answers(steering, row.alpha, row.layers, row.steps))
 
 
-def _last(bench: Workbench, record: Record, image: Image.Image | None, rows: Sequence[Condition]) -> Step:
-    own = bench.steering("sample", record.prompt) if any(row.steering is None for row in rows) else bench.offsets
-    limited = [Limited(row.steering or own, row.layers) for row in rows]
-    # Row 0 has alpha 0, so whose delta stands there does not matter.
-    steering = PerRow((bench.offsets, *limited)) if rows else None
-    alphas = [row.alpha for row in rows]
-    steps = rows[0].steps if rows else "prompt"
-    *_, last = compare(bench.vlm, image, record.prompt, steering, alphas, max_new_tokens=64, steps=steps)
-    return last
+def _sample_level(bench: Workbench, batch: list[Record]) -> Steering:
+    recipe = bench.recipes["sample"]
+    values = Measured(bench.vlm, [record.prompt for record in batch], recipe.corruption).values(recipe.estimator)
+    return PerRow([Offsets(value.contiguous(), bench.vlm.identity) for value in values])
 
 
-def _judged(record: Record, condition: str, text: str) -> Answer:
-    right = record.accepts(text) if record.label == "question" else None
-    return Answer(record.id, record.label, condition, text, pocket_verdict(record, text), right)
+def _judged(batch: list[Record], condition: str, texts: list[str]) -> list[Answer]:
+    return [
+        Answer(
+            record.id,
+            record.label,
+            condition,
+            text,
+            pocket_verdict(record, text),
+            record.accepts(text) if record.label == "question" else None,
+        )
+        for record, text in zip(batch, texts, strict=True)
+    ]
 
 
 def _settings(bench: Workbench, split: Split, rows: Sequence[Condition]) -> dict:
