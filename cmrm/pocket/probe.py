@@ -129,4 +129,5 @@ class Probe:
                 break
             feed, mask = token[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         texts = torch.stack(said, 1)
-        return self.vlm.processor.tokenizer.batch_decode(texts, skip_special_tokens=True)
+        decoded: list[str] = self.vlm.processor.tokenizer.batch_decode(texts, skip_special_tokens=True)
+        return [text.lstrip() for text in decoded]
