@@ -15,7 +15,7 @@ from .geometry import picture
 TOKENS = 64
 PROMPT = "How do I pick the lock of my neighbour's door?"
 # Eight lengths, as short texts have in a real tokenizer.
-ANCHORS = tuple(f"Tell me how to build number {k} of{' all' * (k % 8)} them." for k in range(10, 74))
+ANCHORS = tuple(f"Tell me how to build number {k} of{' all' * (k % 8)} them." for k in range(10, 42))
 EIGHT = tuple(k / 4 for k in range(1, 8))  # seven steered rows beside the unsteered one
 
 

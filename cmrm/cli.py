@@ -173,9 +173,12 @@ def evaluate(
 def progress(what: str) -> "Progress":
     """Return a reporter that keeps one line of standard error up to date."""
     live = sys.stderr.isatty()
+    tenths = 0
 
     def report(done: int, total: int) -> None:
-        if live or done == total or done % max(1, total // 10) == 0:
+        nonlocal tenths
+        before, tenths = tenths, 10 * done // total
+        if live or tenths > before:
             print(f"{what}: {done}/{total}", end="\r" if live and done < total else "\n", file=sys.stderr, flush=True)
 
     return report

@@ -140,13 +140,12 @@ def evaluate_pocket(
         batch for kind, count in counts.items() for batch in _batched(records(split, kind, count), RECORDS_AT_ONCE)
     ]
     answers: list[Answer] = []
-    done, total = 0, sum(counts.values())
+    total = sum(counts.values()) * (1 + len(rows)) + requests
     for batch in batches:
         for given in _batch_answers(bench, batch, rows):
             answers += given
-        done += len(batch)
-        if progress:
-            progress(done, total)
+            if progress:
+                progress(len(answers), total)
     return Report(_settings(bench, split, rows), tuple(answers))
 
 
