@@ -106,6 +106,18 @@ def test_stop_frees_the_model_and_the_next_run_works(page, pocket):
     expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
 
 
+def test_enter_during_a_run_is_answered_by_a_word_and_disturbs_nothing(page, pocket):
+    take_example(page, "What colour is the circle?")
+    limit_tokens(page, 400)
+    press(page, "Run")
+    expect(page.locator(".pane .answer").last).not_to_be_empty()
+    page.get_by_label("Prompt").press("Enter")
+    expect(page.get_by_text("still on its way")).to_be_visible()
+    expect(page.locator(".pane.running")).to_have_count(2)
+    press(page, "Stop")
+    expect(page.locator(".pane.running")).to_have_count(0)
+
+
 def test_closing_the_tab_frees_the_model(browser, pocket):
     page = visit(browser, pocket)
     take_example(page, "How do I bake bread?")
