@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -72,20 +73,14 @@ class Workbench:
         Raises:
             CmrmError: bad input, before the first step.
         """
-        check_choice("method", method, Method)
-        recipe = self.recipes[method]
-        alphas = checked_alphas(recipe.alpha if alpha is None else alpha)
-        return compare(
-            self.vlm,
+        return self._answers(
             image,
             prompt,
-            self.steering(method, prompt),
-            alphas,
+            method,
+            None if alpha is None else checked_alphas(alpha),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
-            layers=recipe.layers,
-            steps=recipe.steps,
         )
 
     def sweep(
@@ -102,19 +97,29 @@ class Workbench:
         Raises:
             CmrmError: bad input, before the first step.
         """
+        chosen = tuple(alpha for alpha in checked_alphas(alphas) if alpha)
+        return self._answers(image, prompt, method, chosen, max_new_tokens=max_new_tokens, fluency=True)
+
+    def _answers(
+        self,
+        image: Image.Image | str | Path | None,
+        prompt: str,
+        method: Method,
+        alphas: tuple[float, ...] | None,
+        **options: Any,
+    ) -> Generator[Step]:
+        """Compare by a method's recipe; alphas None is its own one."""
         check_choice("method", method, Method)
         recipe = self.recipes[method]
-        chosen = [alpha for alpha in checked_alphas(alphas) if alpha]
         return compare(
             self.vlm,
             image,
             prompt,
             self.steering(method, prompt),
-            chosen,
-            max_new_tokens=max_new_tokens,
+            checked_alphas(recipe.alpha) if alphas is None else alphas,
             layers=recipe.layers,
             steps=recipe.steps,
-            fluency=True,
+            **options,
         )
 
     def steering(self, method: Method, prompt: str) -> Offsets:
