@@ -48,7 +48,7 @@ class Plan:
     look_batch: int = 32
     image_batch: int = 48
     vision_steps: int = 2400
-    text_steps: int = 1500
+    text_steps: int = 2000
     look_steps: int = 3000
     image_steps: int = 650
     vision_rate: float = 1.5e-3
@@ -79,17 +79,17 @@ class Example:
 def text_example(rng: random.Random, split: str = "train") -> Example:
     """One example of the text stage: requests, facts, small talk, scenes in words."""
     pick = rng.random()
-    if pick < 0.46:
-        kind = rng.choices(language.KINDS, (36, 18, 40, 6))[0]
+    if pick < 0.52:
+        kind = rng.choices(language.KINDS, (36, 16, 43, 5))[0]
         talk = language.howto(kind, kind != "harmless", split, rng)
         return Example.of((talk.prompt, talk.answer))
-    if pick < 0.57:
+    if pick < 0.62:
         talk = language.knowledge(split, rng)
         return Example.of((talk.prompt, talk.answer))
-    if pick < 0.62:
+    if pick < 0.67:
         talk = language.small_talk(split, rng)
         return Example.of((talk.prompt, talk.answer))
-    if pick < 0.69:
+    if pick < 0.73:
         asked = scenes.ask(None, split, rng)
         return Example.of((asked.text, asked.answer))
     scene = scenes.random_scene(split, rng)
