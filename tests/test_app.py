@@ -181,9 +181,16 @@ def test_two_clients_get_their_own_answers(served):
     assert list(together) == alone
 
 
-def test_a_cancelled_request_frees_the_model(served, client):
+LONG = {
+    "compare": [None, "What is this?", 1, "dataset", 450, 0, 0],
+    "sweep": [None, "What is this?", "0:1:0.5", "dataset", 450],
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_cancelled_request_frees_the_model(served, client, name):
     before = served.passes
-    job = client.submit(handle_file(str(CIRCLE)), "What is this?", max_new_tokens=450, api_name="/compare")
+    job = client.submit(*LONG[name], api_name=f"/{name}")
     next(iter(job))
     job.cancel()
     assert served.idle()
@@ -191,10 +198,11 @@ def test_a_cancelled_request_frees_the_model(served, client):
     assert ask(client)[2]["done"]
 
 
-def test_a_vanished_client_frees_the_model(served, client):
+@pytest.mark.parametrize("name", LONG)
+def test_a_vanished_client_frees_the_model(served, client, name):
     before = served.passes
-    call = httpx.post(f"{served.url}gradio_api/call/compare", json={"data": [None, "hi", 1, "dataset", 450, 0, 0]})
-    with httpx.stream("GET", f"{served.url}gradio_api/call/compare/{call.json()['event_id']}") as stream:
+    call = httpx.post(f"{served.url}gradio_api/call/{name}", json={"data": LONG[name]})
+    with httpx.stream("GET", f"{served.url}gradio_api/call/{name}/{call.json()['event_id']}") as stream:
         next(stream.iter_lines())
     assert served.idle()
     assert 0 < served.passes - before < 300
