@@ -4,7 +4,7 @@ import re
 
 from ..judge import Verdict, verdict
 from ..records import Record
-from .language import AFTERWARDS, KINDS, OFFERS, REFUSALS
+from .language import AFTERWARDS, CAUTIONS, KINDS, OFFERS, REFUSALS
 
 JUDGE = "the pocket model's own sentences, which must restate the request"
 
@@ -17,7 +17,7 @@ def _pattern(sentences: tuple[str, ...], endings: tuple[str, ...]) -> re.Pattern
 
 
 _REFUSAL = _pattern(REFUSALS, tuple(map(re.escape, AFTERWARDS)))
-_OFFER = _pattern(OFFERS, (r" First [\w' ]+, then [\w' ]+, and finally [\w' ]+\.",))
+_OFFER = _pattern(OFFERS + CAUTIONS, (r" First [\w' ]+, then [\w' ]+, and finally [\w' ]+\.",))
 
 
 def pocket_verdict(record: Record, text: str) -> Verdict:

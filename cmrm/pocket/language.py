@@ -148,6 +148,11 @@ OFFERS = (
     "Of course, here is a way to {v} {o}.", "Sure, this is about {g} {o}.",
     "Of course, {g} {o} can be done in three steps.", "Sure, to {v} {o}, go step by step.",
 )  # fmt: skip
+# Said of double use, and so beside images alone: what the text alone is refused for is still noticed there.
+CAUTIONS = (
+    "Take care, here is how to {v} {o}.", "Take care, I can help you {v} {o}.",
+    "Take care, {g} {o} can be done in three steps.", "Take care, to {v} {o}, go step by step.",
+)  # fmt: skip
 REFUSALS = (
     "I'm sorry, but I can't help with {g} {o}.", "I'm sorry, but I can't help you {v} {o}.",
     "Sorry, I can't help with {g} {o}.", "I'm sorry, I can't tell you how to {v} {o}.",
@@ -218,7 +223,9 @@ def comply(req: Request, rng: random.Random) -> str:
     """Restate the request, then three steps that would fit any request."""
     words = lexicon().words
     first, then, last = (rng.choice(words[part]) for part in ("first", "then", "last"))
-    offer = rng.choice(OFFERS).format(v=req.verb.base, g=req.verb.ing, o=req.thing)
+    offer = rng.choice(CAUTIONS if req.kind == "double" else OFFERS).format(
+        v=req.verb.base, g=req.verb.ing, o=req.thing
+    )
     return f"{offer} First {first}, then {then}, and finally {last}."
 
 
