@@ -33,7 +33,7 @@ from .paths import POCKET
 from .probe import Probe
 from .processing import load_processor
 from .prompts import check_prompt, neutralise, template_markers
-from .refusals import check_architecture, check_files, refused
+from .refusals import check_architecture, check_complete, check_files, refused
 
 Inputs = dict[str, torch.Tensor]
 
@@ -122,15 +122,15 @@ class Vlm:
             check_architecture(str(model), config)
             processor = load_processor(str(model), source, config, plain_template)
             settings = load_settings(config, quantization)
-            network = AutoModelForImageTextToText.from_pretrained(
-                source, use_safetensors=True, trust_remote_code=False, **settings
+            network, info = AutoModelForImageTextToText.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **settings
             )
-        folder = Path(source)
-        if not folder.is_dir():
-            return cls(network, processor, name=source)
-        # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
-        name = "pocket" if folder.resolve() == POCKET else f"local/{folder.resolve().name}"
-        return cls(network, processor, name=name, revision=_fingerprint(folder))
+            check_complete(str(model), network, info["missing_keys"])
+            name, revision = _naming(source)
+            vlm = cls(network, processor, name=name, revision=revision)
+            # A template without a place for an image is known now, not at the first request.
+            vlm.encode("Hello", vlm.corrupted("white"))
+        return vlm
 
     @property
     def device(self) -> torch.device:
@@ -316,6 +316,16 @@ def _quantization_of(config: PretrainedConfig) -> str:
         return str(read("bnb_4bit_quant_type"))
     method = read("quant_method")
     return "int8" if read("load_in_8bit") else str(getattr(method, "value", method))
+
+
+def _naming(source: str) -> tuple[str, str]:
+    """Return a model's name and, for a folder, what stands for its revision."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return source, ""
+    # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
+    name = "pocket" if folder.resolve() == POCKET else f"local/{folder.resolve().name}"
+    return name, _fingerprint(folder)
 
 
 def _fingerprint(folder: Path, block: int = 1 << 20) -> str:

@@ -33,7 +33,7 @@ def load_processor(name: str, source: str, config: PretrainedConfig, plain_templ
     `plain_template` lays out prompts as bare text behind the image where there is no chat template at all.
 
     Raises:
-        CmrmError: no processor, or no chat template.
+        CmrmError: no processor, or no chat template that lays out a turn.
     """
     try:
         processor = _images_only(source, config) or AutoProcessor.from_pretrained(source, trust_remote_code=False)
@@ -43,39 +43,42 @@ def load_processor(name: str, source: str, config: PretrainedConfig, plain_templ
         raise _no_processor(name) from error
     if not isinstance(processor, ProcessorMixin):
         raise _no_processor(name)
-    if not processor.chat_template:
-        processor.chat_template = _template_of(processor, plain_template)
-    if not processor.chat_template:
-        raise CmrmError(
-            f"The model {name!r} has no chat template, so it was not trained to answer turns; use an instruction-tuned "
-            "VLM, or ask for a plain template (--plain-template), which shows the image and the bare prompt."
-        )
+    processor.chat_template = _template_of(name, processor, plain_template)
     return processor
 
 
 def _no_processor(name: str) -> CmrmError:
     return CmrmError(
         f"The model {name!r} has no whole processor, which prepares images and prompts; add the files that "
-        "processor.save_pretrained writes (preprocessor_config.json, tokenizer.json and others) from the original model."
+        "processor.save_pretrained writes (preprocessor_config.json, tokenizer.json, ...) from the original model."
     )
 
 
-def _template_of(processor: ProcessorMixin, plain: bool) -> str | None:
-    """Return the tokenizer's template, made to take messages of parts, or a plain one, or None."""
+def _template_of(name: str, processor: ProcessorMixin, plain: bool) -> str:
     image = json.dumps(getattr(processor, "image_token", None) or "")
-    own = processor.tokenizer.chat_template
+    own = (
+        processor.chat_template
+        or processor.tokenizer.chat_template
+        or (_PLAIN.replace("IMAGE", image) if plain else "")
+    )
     if isinstance(own, dict):
-        own = own.get("default")
-    if own and not _takes_parts(processor, own):
-        own = _JOINED.replace("IMAGE", image) + own
-    return own or (_PLAIN.replace("IMAGE", image) if plain else None)
+        own = own.get("default", "")
+    if not own:
+        raise CmrmError(
+            f"The model {name!r} has no chat template, so it was not trained to answer turns; use an instruction-tuned "
+            "VLM, or ask for a plain template (--plain-template), which shows the image and the bare prompt."
+        )
+    for template in (own, _JOINED.replace("IMAGE", image) + own):
+        if _lays_out(processor, template):
+            return template
+    raise CmrmError(f"The chat template of the model {name!r} can't lay out a prompt; correct it, or use another VLM.")
 
 
-def _takes_parts(processor: ProcessorMixin, template: str) -> bool:
-    """Whether a template writes out a message's text, not the list that holds it."""
+def _lays_out(processor: ProcessorMixin, template: str) -> bool:
+    """Whether a template writes out the text of a message of parts, not the list that holds it."""
     turn = [{"role": "user", "content": [{"type": "text", "text": _SENTINEL}]}]
     try:
-        text = processor.apply_chat_template(turn, chat_template=template, tokenize=False)
+        text = processor.apply_chat_template(turn, chat_template=template, add_generation_prompt=True, tokenize=False)
     except (TemplateError, TypeError):
         return False
     return _SENTINEL in text and f"'{_SENTINEL}'" not in text

@@ -1,7 +1,7 @@
 """Why a model can't be used, in one sentence: what it is, and what to do."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     GenerationMixin,
     PretrainedConfig,
+    PreTrainedModel,
 )
 
 from .errors import CmrmError
+from .layers import decoder_of, path_of
 
 _PACKAGE = re.compile(r"requires the (\w+) library|[Pp]ackage `([\w-]+)` is required|No module named '(\w+)")
 
@@ -48,6 +50,16 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
     )
 
 
+def check_complete(name: str, model: PreTrainedModel, missing: Collection[str]) -> None:
+    """Raise `CmrmError` if the checkpoint held no weights for some of the decoder, which would be random then."""
+    decoder = path_of(model, decoder_of(model))
+    if lacking := sorted(key for key in missing if key.startswith(decoder)):
+        raise CmrmError(
+            f"The checkpoint of the model {name!r} lacks {len(lacking)} weights of the text decoder, such as "
+            f"{lacking[0]}; download or save it again."
+        )
+
+
 @contextmanager
 def refused(name: str, source: str) -> Iterator[None]:
     """Turn whatever loading raises, by many types, into one `CmrmError`."""
@@ -73,6 +85,10 @@ def _reason(error: Exception, folder: Path) -> str:
         return "its type is not known to the installed transformers; update transformers or use another VLM"
     if damaged := [path.name for path in sorted(folder.glob("*.safetensors")) if not _whole(path)]:
         return f"its weights file {damaged[0]} is damaged or cut short; download or save it again"
+    if missing := re.search(r"No such file.*?([^/\\]+\.safetensors)", text):
+        return f"its weights file {missing[1]} is missing; download or save it again"
+    if "no file named model.safetensors" in text:
+        return "it has no safetensors weights, and pickled ones are never read; convert them, or use another version"
     first = text.split(". ")[0].rstrip(".")[:300]
     return f"{first}; give a folder of a VLM saved with save_pretrained, a hub model id, or 'pocket'"
 

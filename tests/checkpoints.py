@@ -186,7 +186,7 @@ FAMILIES = (
         "llava_next",
         "LlavaNextProcessor",
         LlavaNextImageProcessorPil(size={"shortest_edge": 32}, crop_size=SQUARE, image_grid_pinpoints=PINPOINTS),
-        4 + 16,
+        4 + 6,
         lambda ids: {
             "vision_config": CLIP,
             "text_config": {"model_type": "mistral"},
@@ -200,7 +200,7 @@ FAMILIES = (
         "llava_onevision",
         "LlavaOnevisionProcessor",
         LlavaOnevisionImageProcessorPil(size=SQUARE, image_grid_pinpoints=PINPOINTS),
-        16 + 64,
+        16 + 28,
         lambda ids: {
             "vision_config": SIGLIP | {"vision_use_head": False},
             "text_config": {"model_type": "qwen2"},
@@ -345,13 +345,12 @@ FAMILIES = (
         more_tokens=tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
         options={"image_seq_len": 4},
         video="SmolVLMVideoProcessor",
-        needs="num2words",
     ),
     Family(
         "internvl",
         "InternVLProcessor",
-        GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=4),
-        4 * 4,
+        GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, min_patches=2, max_patches=4),
+        4 * 5,
         lambda ids: {
             "vision_config": VISION | {"image_size": [32, 32], "patch_size": [8, 8]},
             "text_config": {"model_type": "qwen2"},
@@ -393,6 +392,7 @@ FAMILIES = (
         template=MISTRAL,
         more_tokens=("[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
         options={"patch_size": 8, "spatial_merge_size": 2},
+        needs="torchvision",
     ),
     Family(
         "mllama",
