@@ -162,6 +162,9 @@ class Family:
         model = AutoModelForImageTextToText.from_config(
             AutoConfig.for_model(self.model_type, text_config=text, **settings)
         )
+        for name, parameter in model.named_parameters():
+            if name.endswith(("_gate", "mm_input_projection_weight")):  # 0 at first: an image would count for nothing
+                torch.nn.init.uniform_(parameter, 0.2, 0.4)
         for name, value in ends.items():
             setattr(model.generation_config, name, value)
         return model

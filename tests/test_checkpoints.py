@@ -99,6 +99,11 @@ def test_an_image_takes_its_tokens_and_a_text_none(family, vlm):
     assert PROMPT in vlm.tokenizer.decode(alone["input_ids"][0])
 
 
+def test_an_image_counts(vlm):
+    seen, other = (plain(vlm, vlm.encode(PROMPT, image))[0] for image in (tiny.PICTURE, Image.new("RGB", (40, 28))))
+    assert (seen - other).abs().max() > 0.01
+
+
 def test_a_prompt_begins_with_one_bos_token_where_the_family_has_one(family, vlm):
     for image in (tiny.PICTURE, None):
         ids = vlm.encode(PROMPT, image)["input_ids"][0].tolist()
