@@ -22,6 +22,14 @@ def serve(
     quantization: Annotated[
         Quantization, typer.Option(help="auto is nf4 where it can be.", envvar="CMRM_QUANTIZATION")
     ] = "auto",
+    plain_template: Annotated[
+        bool,
+        typer.Option(
+            "--plain-template",
+            help="Bare prompts for a model without a chat template.",
+            envvar="CMRM_PLAIN_TEMPLATE",
+        ),
+    ] = False,
     offsets: Annotated[
         Path | None, typer.Option(help="Offsets file of `python -m cmrm extract`.", envvar="CMRM_OFFSETS")
     ] = None,
@@ -40,7 +48,8 @@ def serve(
     from cmrm.ui import build, launch
     from cmrm.workbench import Workbench
 
-    bench = Workbench.open(model, quantization, offsets, progress("computing offsets"))
+    computing = progress("computing offsets")
+    bench = Workbench.open(model, quantization, offsets, computing, plain_template=plain_template)
     for note in bench.notes:
         say(note)
     launch(build(bench), host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port)

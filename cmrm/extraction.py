@@ -16,7 +16,7 @@ from .hooks import hooked
 from .model import Inputs, Vlm
 from .offsets import Offsets, Origin
 from .options import Corruption, Estimator, check_choice
-from .prefix import forward, image_end, read
+from .prefix import forward, image_end, onwards, read
 from .steering import Steering, steer
 
 Progress = Callable[[int, int], None]
@@ -147,7 +147,7 @@ class _Batches:
     """Prompts with one kind of image, in batches of one length, so that nothing is padded.
 
     What they begin with up to the end of the image is read once: `shared` tokens, or none where
-    there is no image, or the template puts it behind the text.
+    there is no image, the template puts it behind the text, or the model reads a prompt in both directions.
     """
 
     vlm: Vlm
@@ -165,7 +165,7 @@ class _Batches:
         groups = [same[k : k + BATCH] for same in by_length.values() for k in range(0, len(same), BATCH)]
         shared = max(image_end(vlm, one, len(tokens)) for one, tokens in zip(inputs, ids, strict=True))
         same = all(len(tokens) > shared and tokens[:shared] == ids[0][:shared] for tokens in ids)
-        return cls(vlm, inputs, shared if same else 0, groups)
+        return cls(vlm, inputs, shared if same and vlm.causal else 0, groups)
 
     def states(self, report: _Counter, steering: Steering | None = None) -> torch.Tensor:
         """Return the layer outputs at the last position, float32 `(prompts, layers, hidden)`."""
@@ -183,7 +183,7 @@ class _Batches:
         """What the prefix leaves to run: the last tokens, or all inputs where there is no prefix."""
         chosen = [self.inputs[index] for index in group]
         if self.shared:
-            return {"input_ids": torch.cat([one["input_ids"][:, self.shared :] for one in chosen])}
+            chosen = [onwards(one, self.shared) for one in chosen]
         return {key: torch.cat([one[key] for one in chosen]) for key in chosen[0]}
 
 

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from .generation import begin
 from .model import Inputs, Vlm
-from .prefix import forward, read
+from .prefix import answering, forward
 
 BATCH = 8
 
@@ -27,12 +28,11 @@ def _scores(vlm: Vlm, inputs: Inputs, answers: list[torch.Tensor]) -> list[float
     ids = pad_sequence(answers, batch_first=True)
     if not ids.numel():
         return [None] * len(answers)
-    prompt = inputs["input_ids"]
-    context = read(vlm, inputs, prompt.shape[1] - 1).fan_out(len(answers))
+    context, left = begin(vlm, inputs, len(answers))
     # The last prompt token predicts the first of the answer; padding comes after what is scored.
-    fed = torch.cat([prompt[:, -1:].expand(len(answers), -1), ids[:, :-1]], dim=1)
-    logits = forward(vlm, {"input_ids": fed}, context, nullcontext(), keep=ids.shape[1])
-    chosen = logits.log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1)
+    first = forward(vlm, left, context, nullcontext())
+    later = forward(vlm, answering(left, ids), context, nullcontext(), keep=ids.shape[1])
+    chosen = torch.cat([first, later[:, :-1]], dim=1).log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1)
     return [
         scores[: len(answer)].mean().item() if len(answer) else None
         for scores, answer in zip(chosen, answers, strict=True)

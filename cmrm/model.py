@@ -17,7 +17,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -31,7 +30,10 @@ from .kept import Kept
 from .layers import decoder_layers, decoder_of, path_of
 from .options import Corruption, Quantization, check_choice
 from .paths import POCKET
+from .probe import Probe
+from .processing import load_processor
 from .prompts import check_prompt, neutralise, template_markers
+from .refusals import check_architecture, check_complete, check_files, refused
 
 Inputs = dict[str, torch.Tensor]
 
@@ -61,7 +63,7 @@ class Identity:
 
 
 class Vlm:
-    """A loaded model, its processor and the decoder layers that steering hooks.
+    """A loaded model, its processor and the decoder layers that steering hooks: those that run on a text alone.
 
     All requests share it. `lock` guards a single forward pass: hooks are on the model only while
     one holds it, so that requests may interleave pass by pass.
@@ -78,10 +80,15 @@ class Vlm:
         maybe_install_capturing_hooks(model)
         self.model = model.eval()
         self.processor = processor
-        self.layers: tuple[nn.Module, ...] = decoder_layers(model)
         self.lock = threading.Lock()
         text_config = model.config.get_text_config(decoder=True)
         self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
+        self._markers = template_markers(processor)
+        found = decoder_layers(model)
+        probe = Probe.of(model, found, self.encode("Hello", None))
+        self.layers: tuple[nn.Module, ...] = tuple(found[index] for index in probe.running)
+        self.causal = probe.causal
         self.identity = Identity(
             model=name or getattr(model.config, "name_or_path", "") or type(model).__name__,
             revision=revision or getattr(model.config, "_commit_hash", None) or "",
@@ -92,45 +99,38 @@ class Vlm:
             dtype=str(model.dtype).removeprefix("torch."),
         )
         self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * _memory(model.device)))
-        self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._markers = template_markers(processor)
 
     @classmethod
-    def load(cls, model: str | Path = "pocket", quantization: Quantization = "auto") -> "Vlm":
+    def load(
+        cls, model: str | Path = "pocket", quantization: Quantization = "auto", *, plain_template: bool = False
+    ) -> "Vlm":
         """Load "pocket", a folder, or a model of the Hugging Face hub, from safetensors only.
 
         `quantization` "auto" is NF4 unless the checkpoint is already quantized; "nf4" and "none" say
-        it outright. Only the text decoder is quantized. Remote code is never run.
+        it outright. Only the text decoder is quantized. Remote code is never run. `plain_template` shows a
+        model without a chat template, such as PaliGemma, the image and the bare prompt.
 
         Raises:
-            CmrmError: an unknown quantization, or a model that can't be loaded, with the reason.
+            CmrmError: an unknown quantization, or a model that can't be used, with the reason.
         """
         check_choice("quantization", quantization, Quantization)
         source = str(POCKET) if str(model) == "pocket" else str(model)
-        if source.startswith((".", "/", "~")) and not (Path(source) / "config.json").is_file():
-            raise CmrmError(f"There is no model in the folder {source!r} (no config.json); check the path.")
-        try:
+        check_files(source)
+        with refused(str(model), source):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            check_architecture(str(model), config)
+            processor = load_processor(str(model), source, config, plain_template)
             settings = load_settings(config, quantization)
-            network = AutoModelForImageTextToText.from_pretrained(
-                source, use_safetensors=True, trust_remote_code=False, **settings
+            network, info = AutoModelForImageTextToText.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **settings
             )
-            processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-        except CmrmError:
-            raise
-        # from_pretrained reports a wrong folder, file or architecture by several exception types.
-        except Exception as error:
-            raise CmrmError(
-                f"The model {str(model)!r} could not be loaded ({_first_sentence(error)}); "
-                "give a folder of a VLM saved with save_pretrained, a hub model id, or 'pocket'."
-            ) from error
-        folder = Path(source)
-        if not folder.is_dir():
-            return cls(network, processor, name=source)
-        # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
-        name = "pocket" if folder.resolve() == POCKET else f"local/{folder.resolve().name}"
-        return cls(network, processor, name=name, revision=_fingerprint(folder))
+            check_complete(str(model), network, info["missing_keys"])
+            name, revision = _naming(source)
+            vlm = cls(network, processor, name=name, revision=revision)
+            # A template without a place for an image is known now, not at the first request.
+            vlm.encode("Hello", vlm.corrupted("white"))
+        return vlm
 
     @property
     def device(self) -> torch.device:
@@ -171,7 +171,19 @@ class Vlm:
             CmrmError: an empty prompt, or one too long for the model's context (by how many tokens).
         """
         check_prompt(prompt)
-        parts: list[dict[str, str]] = [{"type": "text", "text": neutralise(prompt.strip(), self._markers)}]
+        text = neutralise(prompt.strip(), self._markers)
+        try:
+            inputs = self._laid_out(text, image)
+        except ValueError:
+            if image is not None:
+                raise
+            # PaliGemma's processor wants an image: what it makes of one, less the image's tokens, is the text alone.
+            inputs = self._text_alone(self._laid_out(text, self.corrupted("white")))
+        self.check_length(inputs["input_ids"].shape[1])
+        return inputs
+
+    def _laid_out(self, prompt: str, image: Image.Image | None) -> Inputs:
+        parts: list[dict[str, str]] = [{"type": "text", "text": prompt}]
         if image is not None:
             parts.insert(0, {"type": "image"})
         text = self.processor.apply_chat_template(
@@ -184,12 +196,16 @@ class Vlm:
             add_special_tokens=not text.startswith(self.tokenizer.bos_token or "\0"),
             return_tensors="pt",
         )
-        self.check_length(inputs["input_ids"].shape[1])
         return {
             key: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
             for key, value in inputs.items()
-            if isinstance(value, torch.Tensor)
+            if isinstance(value, torch.Tensor) and key != "labels"
         }
+
+    def _text_alone(self, inputs: Inputs) -> Inputs:
+        ids = inputs["input_ids"]
+        kept = ids[0] != self.image_token
+        return {key: value[:, kept] for key, value in inputs.items() if value.shape == ids.shape}
 
     def check_length(self, prompt: int, new: int = 0) -> None:
         """Raise `CmrmError` if a prompt of `prompt` tokens and `new` more don't fit the model's context."""
@@ -302,6 +318,16 @@ def _quantization_of(config: PretrainedConfig) -> str:
     return "int8" if read("load_in_8bit") else str(getattr(method, "value", method))
 
 
+def _naming(source: str) -> tuple[str, str]:
+    """Return a model's name and, for a folder, what stands for its revision."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return source, ""
+    # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
+    name = "pocket" if folder.resolve() == POCKET else f"local/{folder.resolve().name}"
+    return name, _fingerprint(folder)
+
+
 def _fingerprint(folder: Path, block: int = 1 << 20) -> str:
     """Return a short SHA-256 over the checkpoint's files: whole small ones, 16 samples of large ones.
 
@@ -317,8 +343,3 @@ def _fingerprint(folder: Path, block: int = 1 << 20) -> str:
                 file.seek(start)
                 digest.update(file.read(block))
     return digest.hexdigest()[:16]
-
-
-def _first_sentence(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.split(". ")[0].rstrip(".")[:300]

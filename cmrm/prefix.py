@@ -76,12 +76,29 @@ def read(vlm: Vlm, inputs: Inputs, length: int) -> Context:
         seen = image_end(vlm, inputs, length)
         if 0 < seen < length:
             context = read(vlm, inputs, seen).fan_out(1)
-            forward(vlm, {"input_ids": inputs["input_ids"][:, seen:length]}, context, nullcontext())
+            forward(vlm, onwards(inputs, seen, length), context, nullcontext())
         else:
             context = Context.empty(vlm)
             forward(vlm, _head(inputs, length), context, nullcontext())
         vlm.prefixes.keep(key, context, context.nbytes)
     return context
+
+
+def onwards(inputs: Inputs, start: int, stop: int | None = None) -> Inputs:
+    """Return what a pass over the prompt tokens from `start` to `stop` takes after those before them.
+
+    These are their ids, and what says per token which parts of an image it attends to: a mask of more
+    than two dimensions. Other inputs were used up with the image.
+    """
+    shape = inputs["input_ids"].shape
+    masks = {key: value for key, value in inputs.items() if value.dim() > 2 and value.shape[:2] == shape}
+    return {key: value[:, start:stop] for key, value in {"input_ids": inputs["input_ids"], **masks}.items()}
+
+
+def answering(before: Inputs, tokens: torch.Tensor) -> Inputs:
+    """Return what a pass over answer tokens `(rows, n)` takes: they see of the image what the last one before saw."""
+    masks = {key: value.repeat_interleave(tokens.shape[1], dim=1) for key, value in onwards(before, -1).items()}
+    return {**masks, "input_ids": tokens}
 
 
 def image_end(vlm: Vlm, inputs: Inputs, length: int) -> int:
@@ -92,7 +109,7 @@ def image_end(vlm: Vlm, inputs: Inputs, length: int) -> int:
 
 def _head(inputs: Inputs, length: int) -> Inputs:
     shape = inputs["input_ids"].shape
-    return {key: value[:, :length] if value.shape == shape else value for key, value in inputs.items()}
+    return {key: value[:, :length] if value.shape[:2] == shape else value for key, value in inputs.items()}
 
 
 def _digest(inputs: Inputs, length: int) -> str:

@@ -42,13 +42,17 @@ class Workbench:
         quantization: Quantization = "auto",
         offsets: str | Path | None = None,
         progress: Progress | None = None,
+        *,
+        plain_template: bool = False,
     ) -> "Workbench":
         """Load a model and its offsets: the given file, the shipped or cached ones, or newly computed.
+
+        `plain_template` is for models without a chat template (`Vlm.load`).
 
         Raises:
             CmrmError: a model or an offsets file that can't be used, with the reason.
         """
-        vlm = Vlm.load(model, quantization)
+        vlm = Vlm.load(model, quantization, plain_template=plain_template)
         recipes = recipes_for(vlm.identity.model)
         if offsets is not None:
             given = Offsets.load(offsets)
