@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .model import Inputs, Vlm
-from .prefix import forward, read
+from .prefix import begin, forward
 
 BATCH = 8
 
@@ -27,11 +27,12 @@ def _scores(vlm: Vlm, inputs: Inputs, answers: list[torch.Tensor]) -> list[float
     ids = pad_sequence(answers, batch_first=True)
     if not ids.numel():
         return [None] * len(answers)
-    prompt = inputs["input_ids"]
-    context = read(vlm, inputs, prompt.shape[1] - 1).fan_out(len(answers))
+    context, rest = begin(vlm, inputs, len(answers))
     # The last prompt token predicts the first of the answer; padding comes after what is scored.
-    fed = torch.cat([prompt[:, -1:].expand(len(answers), -1), ids[:, :-1]], dim=1)
-    logits = forward(vlm, {"input_ids": fed}, context, nullcontext(), keep=ids.shape[1])
+    logits = forward(vlm, rest, context, nullcontext(), independent=False)
+    if length := ids.shape[1] - 1:
+        later = forward(vlm, {"input_ids": ids[:, :-1]}, context, nullcontext(), keep=length, independent=False)
+        logits = torch.cat([logits, later], dim=1)
     chosen = logits.log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1)
     return [
         scores[: len(answer)].mean().item() if len(answer) else None

@@ -9,7 +9,7 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from .errors import CmrmError
 from .model import Inputs, Vlm
-from .prefix import Context, forward, read
+from .prefix import begin, forward
 
 Chooser = Callable[[torch.Tensor], torch.Tensor]
 """Maps float32 logits `(rows, vocabulary)` to token ids `(rows,)`."""
@@ -69,7 +69,7 @@ def lockstep(
     With `share_prefill` all prompt tokens but the last run once, unhooked; that is exact when hooks
     touch the last prompt position only. The batch shape never changes: ended rows go on as padding.
     """
-    context, feed = _shared(vlm, inputs, rows) if share_prefill else _repeated(vlm, inputs, rows)
+    context, feed = begin(vlm, inputs, rows, share_prefill)
     choose = sampling.chooser(rows)
     ended = [False] * rows
     for step in range(max_new_tokens):
@@ -80,12 +80,3 @@ def lockstep(
         if all(ended):
             return
         feed = {"input_ids": chosen[:, None].to(vlm.device)}
-
-
-def _shared(vlm: Vlm, inputs: Inputs, rows: int) -> tuple[Context, Inputs]:
-    ids = inputs["input_ids"]
-    return read(vlm, inputs, ids.shape[1] - 1).fan_out(rows), {"input_ids": ids[:, -1:].expand(rows, -1)}
-
-
-def _repeated(vlm: Vlm, inputs: Inputs, rows: int) -> tuple[Context, Inputs]:
-    return Context.empty(vlm), {key: torch.cat([value] * rows) for key, value in inputs.items()}

@@ -1,11 +1,26 @@
 """Find the text decoder of a vision-language model and its layers, without guessing."""
 
+import inspect
+
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from .errors import CmrmError
 
 _LISTS = ("layers", "h", "block", "layer")
+
+
+def check_kind(model: PreTrainedModel) -> None:
+    """Raise `CmrmError` unless the model writes text token by token with a decoder alone."""
+    if not isinstance(model, GenerationMixin):
+        raise CmrmError(
+            f"{type(model).__name__} does not write text token by token (a diffusion or action model), so there is no "
+            "last prompt token to steer; use a decoder-only VLM."
+        )
+    if model.config.is_encoder_decoder or "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        raise CmrmError(
+            f"{type(model).__name__} is an encoder-decoder, whose decoder does not read the prompt; use a decoder-only VLM."
+        )
 
 
 def decoder_of(model: nn.Module) -> nn.Module:

@@ -28,9 +28,10 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from .errors import CmrmError
 from .images import corrupted_image
 from .kept import Kept
-from .layers import decoder_layers, decoder_of, path_of
+from .layers import check_kind, decoder_layers, decoder_of, path_of
 from .options import Corruption, Quantization, check_choice
 from .paths import POCKET
+from .probe import probe
 from .prompts import check_prompt, neutralise, template_markers
 
 Inputs = dict[str, torch.Tensor]
@@ -78,10 +79,19 @@ class Vlm:
         maybe_install_capturing_hooks(model)
         self.model = model.eval()
         self.processor = processor
-        self.layers: tuple[nn.Module, ...] = decoder_layers(model)
+        check_kind(model)
         self.lock = threading.Lock()
         text_config = model.config.get_text_config(decoder=True)
         self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * _memory(model.device)))
+        self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
+        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._experts = _experts(model)
+        self._markers = template_markers(processor)
+        found = probe(self, decoder_layers(model))
+        self.layers: tuple[nn.Module, ...] = found.layers
+        # Why every request repeats the whole prompt in each row instead of sharing one prefill, "" if it shares.
+        self.plain_batch: str = found.plain_batch
         self.identity = Identity(
             model=name or getattr(model.config, "name_or_path", "") or type(model).__name__,
             revision=revision or getattr(model.config, "_commit_hash", None) or "",
@@ -91,10 +101,6 @@ class Vlm:
             quantization=_quantization_of(model.config),
             dtype=str(model.dtype).removeprefix("torch."),
         )
-        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * _memory(model.device)))
-        self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
-        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._markers = template_markers(processor)
 
     @classmethod
     def load(cls, model: str | Path = "pocket", quantization: Quantization = "auto") -> "Vlm":
@@ -112,6 +118,7 @@ class Vlm:
             raise CmrmError(f"There is no model in the folder {source!r} (no config.json); check the path.")
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            check_kind(skeleton(config))
             settings = load_settings(config, quantization)
             network = AutoModelForImageTextToText.from_pretrained(
                 source, use_safetensors=True, trust_remote_code=False, **settings
@@ -153,6 +160,11 @@ class Vlm:
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return psutil.virtual_memory().available
+
+    def separate_experts(self, on: bool) -> None:
+        """Let each token of a mixture of experts be computed by itself, so that no row's rounding depends on others."""
+        if self._experts:
+            self.model.set_experts_implementation("batched_mm" if on else self._experts)
 
     def row_bytes(self, length: int) -> int:
         """Return about how many bytes one row of `length` tokens takes: keys, values, and its logits."""
@@ -252,6 +264,18 @@ def load_settings(config: PretrainedConfig, quantization: Quantization) -> dict[
     return settings
 
 
+def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+    """Return the model of a config without weights."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+
+
+def _experts(model: PreTrainedModel) -> dict[str, str | None]:
+    """How a mixture of experts is computed by default, empty where there is none."""
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    return model.get_experts_implementation() if any(m._can_set_experts_implementation() for m in models) else {}
+
+
 def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
@@ -270,8 +294,7 @@ def _unquantized(config: PretrainedConfig) -> Iterator[str]:
 
     bitsandbytes' CPU kernels need out_features % 32 == 0 and in_features % 64 == 0.
     """
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    model = skeleton(config)
     decoder = decoder_of(model)
     yield from _outside(model, decoder, "")
     if not torch.cuda.is_available():

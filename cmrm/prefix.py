@@ -1,15 +1,19 @@
 """What all rows of a prompt share: read once at batch 1, kept for later requests, fanned out to rows."""
 
+from __future__ import annotations
+
 import copy
 import hashlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from .model import Inputs, Vlm
+if TYPE_CHECKING:
+    from .model import Inputs, Vlm
 
 
 @dataclass
@@ -23,12 +27,12 @@ class Context:
     rope_deltas: list[torch.Tensor | None] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, vlm: Vlm) -> "Context":
+    def empty(cls, vlm: Vlm) -> Context:
         """Return the context of a prompt of which nothing has been read."""
         past = DynamicCache(config=vlm.model.config.get_text_config(decoder=True))
         return cls(past, [None] * len(vlm.rope_modules))
 
-    def fan_out(self, rows: int) -> "Context":
+    def fan_out(self, rows: int) -> Context:
         """Return a copy of this batch-1 context for `rows` rows; this one stays as it is."""
         past = copy.copy(self.past)
         # Reordering makes new keys and values; layers of other kinds update some states in place.
@@ -45,21 +49,39 @@ class Context:
 
 
 def forward(
-    vlm: Vlm, inputs: Inputs, context: Context, hooks: AbstractContextManager[None], keep: int = 1
+    vlm: Vlm,
+    inputs: Inputs,
+    context: Context,
+    hooks: AbstractContextManager[None],
+    keep: int = 1,
+    independent: bool = True,
 ) -> torch.Tensor:
     """Run one pass with `hooks` on, under the model's lock; return the logits of the last `keep` positions.
 
-    They are float32 `(rows, keep, vocabulary)`. `context` grows by the tokens of `inputs`.
+    They are float32 `(rows, keep, vocabulary)`. `context` grows by the tokens of `inputs`. `independent`
+    rows keep their bits whatever the others hold, which takes a mixture of experts more memory.
     """
     extra = {"logits_to_keep": keep} if vlm.keeps_logits else {}
     with vlm.lock, torch.no_grad():
         for module, deltas in zip(vlm.rope_modules, context.rope_deltas, strict=True):
             module.rope_deltas = deltas
+        vlm.separate_experts(independent and len(inputs["input_ids"]) > 1)
         with hooks:
             output = vlm.model(**inputs, past_key_values=context.past, use_cache=True, **extra)
         context.rope_deltas = [module.rope_deltas for module in vlm.rope_modules]
     logits: torch.Tensor = output.logits[:, -keep:].float()
     return logits
+
+
+def begin(vlm: Vlm, inputs: Inputs, rows: int, share: bool = True) -> tuple[Context, Inputs]:
+    """Return what `rows` rows of a prompt have read, and what is left to run: its last token.
+
+    Without `share`, or where the model can't split a prompt (`Vlm.plain_batch`), nothing has been read.
+    """
+    ids = inputs["input_ids"]
+    if share and not vlm.plain_batch:
+        return read(vlm, inputs, ids.shape[1] - 1).fan_out(rows), {"input_ids": ids[:, -1:].expand(rows, -1)}
+    return Context.empty(vlm), {key: torch.cat([value] * rows) for key, value in inputs.items()}
 
 
 def read(vlm: Vlm, inputs: Inputs, length: int) -> Context:
@@ -79,7 +101,7 @@ def read(vlm: Vlm, inputs: Inputs, length: int) -> Context:
             forward(vlm, {"input_ids": inputs["input_ids"][:, seen:length]}, context, nullcontext())
         else:
             context = Context.empty(vlm)
-            forward(vlm, _head(inputs, length), context, nullcontext())
+            forward(vlm, head(inputs, length), context, nullcontext())
         vlm.prefixes.keep(key, context, context.nbytes)
     return context
 
@@ -90,14 +112,15 @@ def image_end(vlm: Vlm, inputs: Inputs, length: int) -> int:
     return max((place for place, token in enumerate(tokens, 1) if token == vlm.image_token), default=0)
 
 
-def _head(inputs: Inputs, length: int) -> Inputs:
+def head(inputs: Inputs, length: int) -> Inputs:
+    """Return the inputs of the first `length` tokens; what is not one value a token stays whole."""
     shape = inputs["input_ids"].shape
     return {key: value[:, :length] if value.shape == shape else value for key, value in inputs.items()}
 
 
 def _digest(inputs: Inputs, length: int) -> str:
     digest = hashlib.sha256()
-    for key, value in sorted(_head(inputs, length).items()):
+    for key, value in sorted(head(inputs, length).items()):
         digest.update(f"{key}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
