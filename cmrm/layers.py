@@ -1,7 +1,5 @@
 """Find the text decoder of a vision-language model and its layers, without guessing."""
 
-import inspect
-
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 
@@ -17,7 +15,7 @@ def check_kind(model: PreTrainedModel) -> None:
             f"{type(model).__name__} does not write text token by token (a diffusion or action model), so there is no "
             "last prompt token to steer; use a decoder-only VLM."
         )
-    if model.config.is_encoder_decoder or "decoder_input_ids" in inspect.signature(model.forward).parameters:
+    if model.config.is_encoder_decoder or model.config.get_text_config(decoder=True).is_encoder_decoder:
         raise CmrmError(
             f"{type(model).__name__} is an encoder-decoder, whose decoder does not read the prompt; use a decoder-only VLM."
         )

@@ -7,6 +7,31 @@ _VISION_TOKENS = {"vision_start_token_id": 291, "vision_end_token_id": 292}
 _MROPE = {"text_config": {"rope_parameters": {"mrope_section": [4, 6, 6]}}}
 _VQ = {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1}
 
+# What an image is to a model: a tuple is the shape of random floats, a list is whole numbers.
+PICTURE = (1, 3, 32, 32)
+PATCHES = {"pixel_values": (16, 384), "image_grid_thw": [[1, 4, 4]]}
+_FLAT = PATCHES | {"pixel_values": (16, 192)}
+_TILES = {"pixel_values": (1, 2, 3, 32, 32), "image_sizes": [[32, 32]]}
+_SIZED = {"pixel_values": PICTURE, "image_sizes": [[32, 32]]}
+_NESTED = {"pixel_values": (1, 1, 3, 32, 32)}
+IMAGES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision", "granite4_vision"), _TILES),
+    **dict.fromkeys(("mistral3", "mistral_large4", "lighton_ocr", "emu3"), _SIZED),
+    **dict.fromkeys(("idefics2", "idefics3", "smolvlm", "granite_docling"), _NESTED),
+    "deepseek_vl_hybrid": {"pixel_values": PICTURE, "high_res_pixel_values": PICTURE},
+    "video_llava": {"pixel_values_images": PICTURE},
+    "lfm2_vl": {"pixel_values": (1, 16, 192), "spatial_shapes": [[4, 4]], "pixel_attention_mask": [[1] * 16]},
+    "mllama": {
+        "pixel_values": (1, 1, 4, 3, 32, 32),
+        "aspect_ratio_ids": [[1]],
+        "aspect_ratio_mask": [[[1, 0, 0, 0]]],
+        "cross_attention_mask": None,
+    },
+    "fuyu": {"image_patches": (1, 4, 192), "image_patches_indices": None},
+}
+# How many tokens an image takes, where the model can't be asked for its features.
+TOKENS = {"deepseek_vl": 16, "deepseek_vl_hybrid": 16, "janus": 16, "emu3": 4, "fuyu": 4, "mllama": 1, "video_llava": 17, "mistral4": 0}
+
 # Config values beside the shrunk defaults: what the default config leaves out or what hangs together.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "chameleon": {"vocabulary_map": {"<image>": 290} | {f"IMGIMG{letter}Z": 100 + k for k, letter in enumerate("ABCDEFGH")}},

@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from .exceptions import OVERRIDES
 
 NAMES = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
-IMAGE, VOCABULARY = 290, 320
+IMAGE, START, END, VOCABULARY = 290, 291, 292, 320
 _LAYERS, _HEAD = 4, 32
 
 # The first pattern that matches a whole key gives its size, in the text as in the vision part.
