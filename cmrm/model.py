@@ -265,9 +265,19 @@ def load_settings(config: PretrainedConfig, quantization: Quantization) -> dict[
 
 
 def skeleton(config: PretrainedConfig) -> PreTrainedModel:
-    """Return the model of a config without weights."""
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    """Return the model of a config without weights.
+
+    Raises:
+        CmrmError: transformers can't make one, as of another kind of model or where a package is missing.
+    """
+    try:
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise CmrmError(
+            f"transformers can't build a {config.model_type} model ({_first_sentence(error)}); install what is "
+            "missing or use another VLM."
+        ) from error
 
 
 def _experts(model: PreTrainedModel) -> dict[str, str | None]:

@@ -107,9 +107,14 @@ def read(vlm: Vlm, inputs: Inputs, length: int) -> Context:
 
 
 def image_end(vlm: Vlm, inputs: Inputs, length: int) -> int:
-    """Return the position behind the last image token among the first `length` tokens, 0 for none."""
+    """Return the position behind the last image token among the first `length` tokens, 0 for none.
+
+    The token that closes the image belongs to it: some models count positions from there.
+    """
     tokens = inputs["input_ids"][0, :length].tolist()
-    return max((place for place, token in enumerate(tokens, 1) if token == vlm.image_token), default=0)
+    end = max((place for place, token in enumerate(tokens, 1) if token == vlm.image_token), default=0)
+    closing = getattr(vlm.model.config, "vision_end_token_id", None)
+    return end + (0 < end < length and tokens[end] == closing)
 
 
 def head(inputs: Inputs, length: int) -> Inputs:

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from cmrm import CmrmError, Offsets, Vlm, compare, extract_offsets, steer
 from cmrm.generation import Sampling, lockstep
 from cmrm.hooks import hooked
+from cmrm.layers import check_kind
 from cmrm.model import skeleton
 from cmrm.prefix import begin, forward
 
@@ -67,7 +68,7 @@ def run(name: str) -> Result:
     transformers.logging.set_verbosity_error()
     try:
         config = zoo.config(name)
-        skeleton(config)
+        check_kind(skeleton(config))
         torch.manual_seed(0)
         vlm = made(name, AutoModelForImageTextToText.from_config(config))
         check(vlm, None)
@@ -90,7 +91,6 @@ def made(name: str, model: PreTrainedModel) -> Vlm:
         noise = torch.Generator().manual_seed(seed)
         return {key: _tensor(value, noise) for key, value in recipe.items()}
 
-    model.eval()
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
     kind = type(
@@ -98,11 +98,13 @@ def made(name: str, model: PreTrainedModel) -> Vlm:
         (HandMade,),
         {
             "picture": staticmethod(picture),
-            "tokens": TOKENS[name] if name in TOKENS else _feature_count(model, picture(0)),
             "flags": tuple(flag for flag in ("token_type_ids", "mm_token_type_ids") if flag in wanted),
         },
     )
-    return kind(model, tiny.processor(), name=name)
+    vlm = kind(model, tiny.processor(), name=name)
+    # Asked after the first whole forward: transformers ties its inert hooks to the module that runs first.
+    vlm.tokens = TOKENS[name] if name in TOKENS else _feature_count(model, picture(0))
+    return vlm
 
 
 def _tensor(value: Any, noise: torch.Generator) -> torch.Tensor:

@@ -37,6 +37,7 @@ _SIZES: dict[str, Any] = {
     r"mm_tokens_per_image|vision_soft_tokens_per_image": 4,
     r"deepstack_visual_indexes|intermediate_layers_indices|summary_idxs": [0, 1],
     r"fullatt_block_indexes|global_attn_indexes|cross_attention_layers": [1],
+    r"image_grid_pinpoints": [[32, 32], [32, 64]],
     # Shorter than the prompt, so that sliding layers forget.
     r"sliding_window(_size)?|attention_chunk_size": 12,
     r"base_channels|latent_channels|latent_query_num": 32,
@@ -64,11 +65,15 @@ def _small(key: str, value: Any, layers: int | None) -> Any:
     if isinstance(value, (list, tuple)) and len(value) == layers:
         return _one_of_each(value)
     pattern = next((pattern for pattern in _SIZES if re.fullmatch(pattern, key)), None)
-    if pattern and isinstance(value, (int, list, tuple)) and value and not isinstance(value, bool):
+    if pattern and value and not isinstance(value, bool) and _alike(value, _SIZES[pattern]):
         return _SIZES[pattern]
     if isinstance(value, int) and value >= VOCABULARY and re.search(r"token_id$|token_index$|_id$", key):
         return 200 + sum(key.encode()) % 80
     return value
+
+
+def _alike(value: Any, size: Any) -> bool:
+    return isinstance(value, int if isinstance(size, int) else (list, tuple))
 
 
 def _one_of_each(values: Any) -> list[Any]:
