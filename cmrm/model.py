@@ -169,10 +169,8 @@ class Vlm:
     def row_bytes(self, length: int) -> int:
         """Return about how many bytes one row of `length` tokens takes: keys, values, and its logits."""
         config = self.model.config.get_text_config(decoder=True)
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        cached = 2 * len(self.layers) * heads * width * self.model.dtype.itemsize
-        return length * cached + 8 * config.vocab_size
+        cached = sum(map(_cached_width, config.per_layer_config or [config] * len(self.layers)))
+        return length * cached * self.model.dtype.itemsize + 8 * config.vocab_size
 
     def encode(self, prompt: str, image: Image.Image | None) -> Inputs:
         """Lay out one user turn by the chat template and return the model's inputs at batch 1.
@@ -284,6 +282,13 @@ def _experts(model: PreTrainedModel) -> dict[str, str | None]:
     """How a mixture of experts is computed by default, empty where there is none."""
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     return model.get_experts_implementation() if any(m._can_set_experts_implementation() for m in models) else {}
+
+
+def _cached_width(layer: PretrainedConfig) -> int:
+    """How many numbers a layer keeps of a token: keys and values."""
+    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    width = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return int(2 * heads * width)
 
 
 def _memory(device: torch.device) -> int:

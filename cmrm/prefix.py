@@ -15,6 +15,9 @@ from transformers.cache_utils import DynamicLayer
 if TYPE_CHECKING:
     from .model import Inputs, Vlm
 
+# What configs call the token behind an image.
+_CLOSING = ("vision_end_token_id", "image_end_token_id", "image_end_id", "im_end_id", "eoi_token_id", "eoi_token_index")
+
 
 @dataclass
 class Context:
@@ -109,12 +112,14 @@ def read(vlm: Vlm, inputs: Inputs, length: int) -> Context:
 def image_end(vlm: Vlm, inputs: Inputs, length: int) -> int:
     """Return the position behind the last image token among the first `length` tokens, 0 for none.
 
-    The token that closes the image belongs to it: some models count positions from there.
+    The tokens that close the image belong to it: some models count positions from there.
     """
     tokens = inputs["input_ids"][0, :length].tolist()
     end = max((place for place, token in enumerate(tokens, 1) if token == vlm.image_token), default=0)
-    closing = getattr(vlm.model.config, "vision_end_token_id", None)
-    return end + (0 < end < length and tokens[end] == closing)
+    closing = {getattr(vlm.model.config, name, None) for name in _CLOSING}
+    while 0 < end < length and tokens[end] in closing:
+        end += 1
+    return end
 
 
 def head(inputs: Inputs, length: int) -> Inputs:

@@ -69,6 +69,8 @@ def _plain_batch(
 ) -> str:
     """Say why a prompt can't be read up to its last token and fanned out, or ""."""
     ids = batch["input_ids"]
+    if any(hasattr(layer, "set_prefill_length") for layer in Context.empty(vlm).past.layers):
+        return "its cache takes the first pass for the whole prompt"
     # Whatever the last token is, a causal decoder computes the same bits before it.
     other = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
     changed, _ = _pass(vlm, layers, batch | {"input_ids": other}, Context.empty(vlm))

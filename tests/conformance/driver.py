@@ -118,6 +118,8 @@ def _feature_count(model: PreTrainedModel, picture: dict[str, torch.Tensor]) -> 
     with torch.no_grad():
         features = model.get_image_features(**picture)
     pooled = getattr(features, "pooler_output", features)
+    if pooled is None:
+        pooled = features.last_hidden_state
     parts = pooled if isinstance(pooled, (tuple, list)) else [pooled]
     return sum(part.numel() // part.shape[-1] for part in parts)
 

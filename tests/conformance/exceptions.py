@@ -40,11 +40,11 @@ IMAGES: dict[str, dict[str, Any]] = {
         "aspect_ratio_mask": [[[1, 0, 0, 0]]],
     },
     "fuyu": {"image_patches": (1, 4, 192)},
-    **dict.fromkeys(("cosmos3_edge", "ernie4_5_vl_moe", "hunyuan_vl"), _FLAT),
+    **dict.fromkeys(("cosmos3_edge", "dots3_note", "ernie4_5_vl_moe", "hunyuan_vl"), _FLAT),
     **dict.fromkeys(("kimi_k25",), PATCHES | {"pixel_values": (16, 3, 8, 8)}),
-    "paddleocr_vl": PATCHES | {"pixel_values": (1, 16, 3, 8, 8)},
+    "paddleocr_vl": PATCHES | {"pixel_values": (16, 3, 8, 8)},
     "video_llama_3": _FLAT | {"image_merge_sizes": [2]},
-    "inkling2": {"pixel_values": (4, 16, 16, 3), "image_grid_thw": [[1, 4, 4]]},
+    "inkling2": {"pixel_values": (4, 16, 16, 3), "image_grid_thw": [[1, 2, 2]]},
     "granite_docling": _NESTED | {"pixel_attention_mask": [[True]]},
     **dict.fromkeys(
         ("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"), {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]}
@@ -66,11 +66,13 @@ IMAGES: dict[str, dict[str, Any]] = {
     },
 }
 # How many tokens an image takes, where the model can't be asked for its features.
-TOKENS = {"deepseek_vl": 16, "deepseek_vl_hybrid": 16, "janus": 16, "emu3": 4, "fuyu": 4, "mllama": 1, "video_llava": 16, "mistral4": 0}
+TOKENS = {"deepseek_vl": 16, "deepseek_vl_hybrid": 16, "janus": 16, "emu3": 20, "granite4_vision": 10, "fuyu": 4, "mllama": 1, "video_llava": 16, "mistral4": 0}
 
 # Config values beside the shrunk defaults: what the default config leaves out or what hangs together.
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "chameleon": {"vocabulary_map": {"<image>": 290} | {f"IMGIMG{letter}Z": 100 + k for k, letter in enumerate("ABCDEFGHIJKLMNOP")}},
+    "chameleon": {"vocabulary_map": {"<image>": 290} | {
+            f"IMGIMG{''.join('ABCDEFGHIJ'[int(digit)] for digit in str(k))}Z": 100 + k for k in range(16)
+        }},
     "aria": {"projector_patch_to_query_dict": {16: 4}},
     "llama4": {"vision_config": {"intermediate_size": 512}},
     **dict.fromkeys(("muse_glimmer", "muse_spark"), {"out_hidden_size": 512}),
@@ -78,12 +80,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma4": {"vision_config": _GEMMA4_VISION},
     "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision", "patch_size": 8, "pooling_kernel_size": 2, "mm_embed_dim": 128, "mm_posemb_size": 16, "output_proj_dims": 128}},
     "diffusion_gemma": {"text_config": {"num_global_key_value_heads": 2}},
-    "dots3_note": {"vision_config": {"adapter_in_dim": 128}, "audio_config": {"adapter_input_size": 128}},
-    "minicpmv4_6": _INSERTED, "minicpmv4_7": _INSERTED, "minicpm_ocr": _INSERTED,
+    "mllama": {"vision_config": {"vision_output_dim": 384}},
+    "dots3_note": {"text_config": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 24}, "vision_config": {"adapter_in_dim": 128}, "audio_config": {"adapter_input_size": 128}},
+    "minicpmv4_6": _INSERTED, "minicpmv4_7": _INSERTED | {"image_start_id": 291, "image_end_id": 292}, "minicpm_ocr": _INSERTED,
     "unlimited_ocr": {"vision_config": {"sam_config": {"downsample_channels": [64, 128]}}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}}},
     "deepseek_ocr2": {"vision_config": {"sam_config": {"downsample_channels": [64, 128]}}, "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2}},
-    "emu3": {"vocabulary_map": {"<image>": 290, "<|extra_200|>": 291}, "vq_config": _VQ | {"hidden_size": 32, "attn_resolutions": []}},
+    "emu3": {
+        "vocabulary_map": {"<image>": 290, "<|extra_200|>": 293} | {f"<|visual token {k:06}|>": 100 + k for k in range(16)},
+        "vq_config": _VQ | {"codebook_size": 16, "channel_multiplier": [1, 1, 1, 1], "hidden_size": 32, "attn_resolutions": []},
+    },
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [6, 6, 4]}, "moe_intermediate_size": [64, 64]}},
     "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [[1, 0]], "spatial_target_layers": [0, 1, 2, 3]},
     "hunyuan_vl": {"text_config": {"head_dim": 32, "rope_parameters": {"mrope_section": [4, 4, 4, 4]}}},
