@@ -75,7 +75,7 @@ def _plain_batch(
     other = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
     changed, _ = _pass(vlm, layers, batch | {"input_ids": other}, Context.empty(vlm))
     if not all(torch.equal(state[:, :-1], changed[index][:, :-1]) for index, state in states.items()):
-        return "attention over the prompt is bidirectional"
+        return "what it computes of earlier tokens depends on the last one"
     try:
         context = Context.empty(vlm)
         one = {key: value[:1] for key, value in batch.items()}
