@@ -164,7 +164,9 @@ class _Batches:
             by_length[len(tokens)].append(index)
         groups = [same[k : k + BATCH] for same in by_length.values() for k in range(0, len(same), BATCH)]
         shared = max(image_end(vlm, one, len(tokens)) for one, tokens in zip(inputs, ids, strict=True))
-        same = not vlm.plain_batch and all(len(tokens) > shared and tokens[:shared] == ids[0][:shared] for tokens in ids)
+        same = not vlm.plain_batch and all(
+            len(tokens) > shared and tokens[:shared] == ids[0][:shared] for tokens in ids
+        )
         return cls(vlm, inputs, shared if same else 0, groups)
 
     def states(self, report: _Counter, steering: Steering | None = None) -> torch.Tensor:

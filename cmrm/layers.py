@@ -9,7 +9,9 @@ _LISTS = ("layers", "h", "block", "layer")
 
 
 def check_kind(model: PreTrainedModel) -> None:
-    """Raise `CmrmError` unless the model writes text token by token with a decoder alone."""
+    """Raise `CmrmError` unless the model takes images and writes text token by token with a decoder alone."""
+    if "image" not in model.input_modalities:
+        raise CmrmError(f"{type(model).__name__} takes no images, so there is no gap to text to close; use a VLM.")
     if not isinstance(model, GenerationMixin):
         raise CmrmError(
             f"{type(model).__name__} does not write text token by token (a diffusion or action model), so there is no "

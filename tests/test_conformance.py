@@ -7,7 +7,9 @@ from conformance.driver import run
 
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_an_architecture_does_what_the_table_says(name):
-    assert table.verdicts(run(name)) == table.committed()[name], "run `python -m tests.conformance` and look at the change"
+    assert table.verdicts(run(name)) == table.committed()[name], (
+        "run `python -m tests.conformance` and look at the change"
+    )
 
 
 def test_at_least_70_architectures_work_with_an_image():

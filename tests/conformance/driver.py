@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from cmrm import CmrmError, Offsets, Vlm, compare, extract_offsets, steer
+from cmrm import CmrmError, Vlm, compare, extract_offsets, steer
 from cmrm.generation import Sampling, lockstep
 from cmrm.hooks import hooked
 from cmrm.layers import check_kind
@@ -26,6 +26,7 @@ from .exceptions import IMAGES, PATCHES, PICTURE, TOKENS
 PROMPT = "Where is the cat?"
 ALPHAS = (0.0, 1.0, 0.0)
 ROWS = len(ALPHAS)
+FLAGS = ("token_type_ids", "mm_token_type_ids", "image_embeds_position_mask")
 WORKS, PLAIN = "works", "works by the plain batch"
 
 
@@ -91,6 +92,11 @@ def made(name: str, model: PreTrainedModel) -> Vlm:
         noise = torch.Generator().manual_seed(seed)
         return {key: _tensor(value, noise) for key, value in recipe.items()}
 
+    with torch.no_grad():
+        # Gates and projections that start at zero would hide the image.
+        for weight in model.parameters():
+            if not weight.any():
+                weight.normal_(std=0.1)
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
     kind = type(
@@ -98,7 +104,7 @@ def made(name: str, model: PreTrainedModel) -> Vlm:
         (HandMade,),
         {
             "picture": staticmethod(picture),
-            "flags": tuple(flag for flag in ("token_type_ids", "mm_token_type_ids") if flag in wanted),
+            "flags": tuple(flag for flag in FLAGS if flag in wanted),
         },
     )
     vlm = kind(model, tiny.processor(), name=name)
@@ -113,10 +119,9 @@ def _tensor(value: Any, noise: torch.Generator) -> torch.Tensor:
 
 def _feature_count(model: PreTrainedModel, picture: dict[str, torch.Tensor]) -> int:
     """Ask the model how many states its vision part makes of the image."""
-    if not hasattr(model, "get_image_features"):
-        return 0
+    asked = model if hasattr(model, "get_image_features") else model.base_model
     with torch.no_grad():
-        features = model.get_image_features(**picture)
+        features = asked.get_image_features(**picture)
     pooled = getattr(features, "pooler_output", features)
     if pooled is None:
         pooled = features.last_hidden_state
@@ -132,6 +137,9 @@ def check(vlm: Vlm, image: Image.Image | None) -> None:
     assert offsets.values.abs().amax(dim=1).min() > 0, "a layer has no offset: the image changes nothing there"
 
     full, states = _plain(vlm, inputs)
+    if image is not None:
+        other, _ = _plain(vlm, vlm.encode(PROMPT, Image.new("RGB", (8, 8), "red")))
+        assert not torch.equal(full, other), "another image changes nothing"
     bare = _last_logits(vlm, inputs, nullcontext())
     _near(bare, full.expand_as(bare), "the batch answers otherwise than the plain forward")
     steered = _last_logits(vlm, inputs, steer(vlm, offsets, ALPHAS))
@@ -156,9 +164,7 @@ def _last_logits(vlm: Vlm, inputs: dict[str, torch.Tensor], hooks: Any) -> torch
     return forward(vlm, rest, context, hooks)[:, -1]
 
 
-def _plain(
-    vlm: Vlm, inputs: dict[str, torch.Tensor], steering: Any = None
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def _plain(vlm: Vlm, inputs: dict[str, torch.Tensor], steering: Any = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Last logits and last states of one full forward at batch 1, without the library's shortcuts."""
     for module in vlm.rope_modules:
         module.rope_deltas = None

@@ -66,32 +66,68 @@ IMAGES: dict[str, dict[str, Any]] = {
     },
 }
 # How many tokens an image takes, where the model can't be asked for its features.
-TOKENS = {"deepseek_vl": 16, "deepseek_vl_hybrid": 16, "janus": 16, "emu3": 20, "granite4_vision": 10, "fuyu": 4, "mllama": 1, "video_llava": 16, "mistral4": 0}
+TOKENS = {
+    "deepseek_vl": 16,
+    "deepseek_vl_hybrid": 16,
+    "janus": 16,
+    "emu3": 20,
+    "granite4_vision": 10,
+    "fuyu": 4,
+    "mllama": 1,
+    "video_llava": 16,
+}
 
 # Config values beside the shrunk defaults: what the default config leaves out or what hangs together.
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "chameleon": {"vocabulary_map": {"<image>": 290} | {
-            f"IMGIMG{''.join('ABCDEFGHIJ'[int(digit)] for digit in str(k))}Z": 100 + k for k in range(16)
-        }},
+    "chameleon": {
+        "vocabulary_map": {"<image>": 290}
+        | {f"IMGIMG{''.join('ABCDEFGHIJ'[int(digit)] for digit in str(k))}Z": 100 + k for k in range(16)}
+    },
     "aria": {"projector_patch_to_query_dict": {16: 4}},
     "llama4": {"vision_config": {"intermediate_size": 512}},
     **dict.fromkeys(("muse_glimmer", "muse_spark"), {"out_hidden_size": 512}),
     "vipllava": {"vision_feature_layer": [-1, -2]},
     "gemma4": {"vision_config": _GEMMA4_VISION},
-    "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision", "patch_size": 8, "pooling_kernel_size": 2, "mm_embed_dim": 128, "mm_posemb_size": 16, "output_proj_dims": 128}},
+    "gemma4_unified": {
+        "vision_config": {
+            "model_type": "gemma4_unified_vision",
+            "patch_size": 8,
+            "pooling_kernel_size": 2,
+            "mm_embed_dim": 128,
+            "mm_posemb_size": 16,
+            "output_proj_dims": 128,
+        }
+    },
     "diffusion_gemma": {"text_config": {"num_global_key_value_heads": 2}},
     "mllama": {"vision_config": {"vision_output_dim": 384}},
-    "dots3_note": {"text_config": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 24}, "vision_config": {"adapter_in_dim": 128}, "audio_config": {"adapter_input_size": 128}},
-    "minicpmv4_6": _INSERTED, "minicpmv4_7": _INSERTED | {"image_start_id": 291, "image_end_id": 292}, "minicpm_ocr": _INSERTED,
+    "dots3_note": {
+        "text_config": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 24},
+        "vision_config": {"adapter_in_dim": 128},
+        "audio_config": {"adapter_input_size": 128},
+    },
+    "minicpmv4_6": _INSERTED,
+    "minicpmv4_7": _INSERTED | {"image_start_id": 291, "image_end_id": 292},
+    "minicpm_ocr": _INSERTED,
     "unlimited_ocr": {"vision_config": {"sam_config": {"downsample_channels": [64, 128]}}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}}},
-    "deepseek_ocr2": {"vision_config": {"sam_config": {"downsample_channels": [64, 128]}}, "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2}},
-    "emu3": {
-        "vocabulary_map": {"<image>": 290, "<|extra_200|>": 293} | {f"<|visual token {k:06}|>": 100 + k for k in range(16)},
-        "vq_config": _VQ | {"codebook_size": 16, "channel_multiplier": [1, 1, 1, 1], "hidden_size": 32, "attn_resolutions": []},
+    "deepseek_ocr2": {
+        "vision_config": {"sam_config": {"downsample_channels": [64, 128]}},
+        "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2},
     },
-    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [6, 6, 4]}, "moe_intermediate_size": [64, 64]}},
-    "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [[1, 0]], "spatial_target_layers": [0, 1, 2, 3]},
+    "emu3": {
+        "vocabulary_map": {"<image>": 290, "<|extra_200|>": 293}
+        | {f"<|visual token {k:06}|>": 100 + k for k in range(16)},
+        "vq_config": _VQ
+        | {"codebook_size": 16, "channel_multiplier": [1, 1, 1, 1], "hidden_size": 32, "attn_resolutions": []},
+    },
+    "ernie4_5_vl_moe": {
+        "text_config": {"rope_parameters": _ROPE | {"mrope_section": [6, 6, 4]}, "moe_intermediate_size": [64, 64]}
+    },
+    "granite4_vision": {
+        "downsample_rate": "1/2",
+        "deepstack_layer_map": [[1, 0]],
+        "spatial_target_layers": [0, 1, 2, 3],
+    },
     "hunyuan_vl": {"text_config": {"head_dim": 32, "rope_parameters": {"mrope_section": [4, 4, 4, 4]}}},
     "janus": {"vq_config": _VQ},
     "molmo2": {"adapter_config": {"vision_feature_layer": [3, 1]}, "vision_config": {"image_size": [32, 32]}},
@@ -102,7 +138,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen2_5_omni_thinker": _VISION_TOKENS | _MROPE,
     "qwen3_omni_moe_thinker": _VISION_TOKENS,
     "qwen4_exp": {
-        "text_config": {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 32, "indexer_budget": 8, "indexer_compress_ratio": 4}
+        "text_config": {
+            "indexer_n_heads": 4,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 32,
+            "indexer_budget": 8,
+            "indexer_compress_ratio": 4,
+        }
     },
     "step3p7": {"text_config": {"sliding_window": 12}},
 }

@@ -16,8 +16,8 @@ state + alpha x offset, offsets can be extracted, rows decode together, no hook 
 
     python -m tests.conformance
 
-With an image {passing} of {count} work ({plain} of them by the plain batch: the whole prompt is repeated in each row, as
-the model can't be prefilled once for all of them); the library refuses the others and says why.
+With an image {passing} of {count} work ({plain} of them by the plain batch: the whole prompt is repeated in each row,
+as the model can't be prefilled once for all of them); the library refuses the others and says why.
 
 | model type | text alone | with an image | why not |
 |---|---|---|---|
