@@ -19,7 +19,8 @@ def check_kind(model: PreTrainedModel) -> None:
         )
     if model.config.is_encoder_decoder or model.config.get_text_config(decoder=True).is_encoder_decoder:
         raise CmrmError(
-            f"{type(model).__name__} is an encoder-decoder, whose decoder does not read the prompt; use a decoder-only VLM."
+            f"{type(model).__name__} is an encoder-decoder, whose decoder does not read the prompt; "
+            "use a decoder-only VLM."
         )
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # What configs call the token behind an image.
 _CLOSING = ("vision_end_token_id", "image_end_token_id", "image_end_id", "im_end_id", "eoi_token_id", "eoi_token_index")
 
+_TILES = "cross_attention_mask"
+
 
 @dataclass
 class Context:
@@ -28,6 +30,8 @@ class Context:
 
     past: DynamicCache
     rope_deltas: list[torch.Tensor | None] = field(default_factory=list)
+    # Which image tiles the last token may look at, where the image is read through cross-attention.
+    tiles: torch.Tensor | None = None
 
     @classmethod
     def empty(cls, vlm: Vlm) -> Context:
@@ -42,7 +46,7 @@ class Context:
         past.layers = [copy.copy(one) if type(one) is DynamicLayer else copy.deepcopy(one) for one in past.layers]
         if past.get_seq_length():
             past.reorder_cache(torch.zeros(rows, dtype=torch.long))
-        return Context(past, list(self.rope_deltas))
+        return Context(past, list(self.rope_deltas), self.tiles)
 
     @property
     def nbytes(self) -> int:
@@ -65,6 +69,10 @@ def forward(
     rows keep their bits whatever the others hold, which takes a mixture of experts more memory.
     """
     extra = {"logits_to_keep": keep} if vlm.keeps_logits else {}
+    if context.tiles is not None:
+        inputs = {_TILES: context.tiles[:1].expand(*inputs["input_ids"].shape, -1, -1), **inputs}
+    if _TILES in inputs:
+        context.tiles = inputs[_TILES][:, -1:]
     with vlm.lock, torch.no_grad():
         for module, deltas in zip(vlm.rope_modules, context.rope_deltas, strict=True):
             module.rope_deltas = deltas
@@ -125,7 +133,7 @@ def image_end(vlm: Vlm, inputs: Inputs, length: int) -> int:
 def head(inputs: Inputs, length: int) -> Inputs:
     """Return the inputs of the first `length` tokens; what is not one value a token stays whole."""
     shape = inputs["input_ids"].shape
-    return {key: value[:, :length] if value.shape == shape else value for key, value in inputs.items()}
+    return {key: value[:, :length] if value.shape == shape or key == _TILES else value for key, value in inputs.items()}
 
 
 def _digest(inputs: Inputs, length: int) -> str:

@@ -26,7 +26,9 @@ from .exceptions import IMAGES, PATCHES, PICTURE, TOKENS
 PROMPT = "Where is the cat?"
 ALPHAS = (0.0, 1.0, 0.0)
 ROWS = len(ALPHAS)
+# What models want to know of each token: whether it is of the image, or which of four tiles it may look at.
 FLAGS = ("token_type_ids", "mm_token_type_ids", "image_embeds_position_mask")
+TILES = "cross_attention_mask"
 WORKS, PLAIN = "works", "works by the plain batch"
 
 
@@ -50,12 +52,15 @@ class HandMade(Vlm):
     picture: Callable[[int], dict[str, torch.Tensor]]
     tokens: int
     flags: tuple[str, ...]
+    tiled: bool
 
     def encode(self, prompt: str, image: Image.Image | None) -> dict[str, torch.Tensor]:
         shown = [zoo.START, *[zoo.IMAGE] * self.tokens, zoo.END] if image is not None else []
         ids = torch.tensor([[1, 5, *shown, *(20 + byte % 100 for byte in prompt.encode()), 6]])
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         inputs |= {flag: (ids == zoo.IMAGE).long() for flag in self.flags}
+        if image is not None and self.tiled:
+            inputs[TILES] = torch.tensor([1, 0, 0, 0]).expand(1, ids.shape[1], 1, -1)
         return inputs if image is None else inputs | self.picture(sum(image.resize((4, 4)).tobytes()))
 
 
@@ -93,9 +98,9 @@ def made(name: str, model: PreTrainedModel) -> Vlm:
         return {key: _tensor(value, noise) for key, value in recipe.items()}
 
     with torch.no_grad():
-        # Gates and projections that start at zero would hide the image.
+        # Gates and projections that start at zero, or next to it, would hide the image.
         for weight in model.parameters():
-            if not weight.any():
+            if weight.abs().max() < 1e-6:
                 weight.normal_(std=0.1)
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
@@ -104,6 +109,7 @@ def made(name: str, model: PreTrainedModel) -> Vlm:
         (HandMade,),
         {
             "picture": staticmethod(picture),
+            "tiled": TILES in wanted,
             "flags": tuple(flag for flag in FLAGS if flag in wanted),
         },
     )
@@ -114,7 +120,7 @@ def made(name: str, model: PreTrainedModel) -> Vlm:
 
 
 def _tensor(value: Any, noise: torch.Generator) -> torch.Tensor:
-    return torch.randn(value, generator=noise) if isinstance(value, tuple) else torch.tensor(value)
+    return torch.rand(value, generator=noise) if isinstance(value, tuple) else torch.tensor(value)
 
 
 def _feature_count(model: PreTrainedModel, picture: dict[str, torch.Tensor]) -> int:

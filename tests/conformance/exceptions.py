@@ -18,14 +18,16 @@ _GEMMA4_VISION = {
     "pooling_kernel_size": 2,
     "position_embedding_size": 16,
 }
+_MERGED = {"out_hidden_size": 512}
 _VQ = {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1}
 
-# What an image is to a model: a tuple is the shape of random floats, a list is whole numbers.
+# What an image is to a model: a tuple is the shape of random floats from 0 to 1, a list is whole numbers.
 PICTURE = (1, 3, 32, 32)
 PATCHES = {"pixel_values": (16, 384), "image_grid_thw": [[1, 4, 4]]}
 _FLAT = PATCHES | {"pixel_values": (16, 192)}
 _TILES = {"pixel_values": (1, 2, 3, 32, 32), "image_sizes": [[32, 32]]}
 _SIZED = {"pixel_values": PICTURE, "image_sizes": [[32, 32]]}
+_STRIP = {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]}
 _NESTED = {"pixel_values": (1, 1, 3, 32, 32)}
 IMAGES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision", "granite4_vision"), _TILES),
@@ -39,16 +41,15 @@ IMAGES: dict[str, dict[str, Any]] = {
         "aspect_ratio_ids": [[1]],
         "aspect_ratio_mask": [[[1, 0, 0, 0]]],
     },
+    "kosmos-2.5": {"flattened_patches": (1, 16, 194)},
     "fuyu": {"image_patches": (1, 4, 192)},
     **dict.fromkeys(("cosmos3_edge", "dots3_note", "ernie4_5_vl_moe", "hunyuan_vl"), _FLAT),
-    **dict.fromkeys(("kimi_k25",), PATCHES | {"pixel_values": (16, 3, 8, 8)}),
+    "kimi_k25": PATCHES | {"pixel_values": (16, 3, 8, 8)},
     "paddleocr_vl": PATCHES | {"pixel_values": (16, 3, 8, 8)},
     "video_llama_3": _FLAT | {"image_merge_sizes": [2]},
     "inkling2": {"pixel_values": (4, 16, 16, 3), "image_grid_thw": [[1, 2, 2]]},
     "granite_docling": _NESTED | {"pixel_attention_mask": [[True]]},
-    **dict.fromkeys(
-        ("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"), {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]}
-    ),
+    **dict.fromkeys(("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"), _STRIP),
     "nemotron_h_omni": {"pixel_values": (16, 192), "image_grid_hw": [[4, 4]]},
     "molmo2": {
         "pixel_values": (1, 16, 192),
@@ -75,6 +76,7 @@ TOKENS = {
     "fuyu": 4,
     "mllama": 1,
     "video_llava": 16,
+    "kosmos-2.5": 32,
 }
 
 # Config values beside the shrunk defaults: what the default config leaves out or what hangs together.
@@ -85,7 +87,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "aria": {"projector_patch_to_query_dict": {16: 4}},
     "llama4": {"vision_config": {"intermediate_size": 512}},
-    **dict.fromkeys(("muse_glimmer", "muse_spark"), {"out_hidden_size": 512}),
+    "muse_glimmer": _MERGED,
+    "muse_spark": _MERGED,
     "vipllava": {"vision_feature_layer": [-1, -2]},
     "gemma4": {"vision_config": _GEMMA4_VISION},
     "gemma4_unified": {
@@ -99,6 +102,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         }
     },
     "diffusion_gemma": {"text_config": {"num_global_key_value_heads": 2}},
+    "kosmos-2.5": {"vision_config": {"patch_embed_hidden_size": 192}},
     "mllama": {"vision_config": {"vision_output_dim": 384}},
     "dots3_note": {
         "text_config": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 24},
