@@ -273,8 +273,8 @@ def skeleton(config: PretrainedConfig) -> PreTrainedModel:
             return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     except Exception as error:
         raise CmrmError(
-            f"transformers can't build a {config.model_type} model ({_first_sentence(error)}); install what is "
-            "missing or use another VLM."
+            f"A {config.model_type} model could not be loaded ({_first_sentence(error)}); install what is missing, or "
+            "use another VLM."
         ) from error
 
 

@@ -101,7 +101,14 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             "output_proj_dims": 128,
         }
     },
-    "diffusion_gemma": {"text_config": {"num_global_key_value_heads": 2}},
+    "diffusion_gemma": {
+        "text_config": {
+            "num_global_key_value_heads": 2,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 64,
+        }
+    },
     "kosmos-2.5": {"vision_config": {"patch_embed_hidden_size": 192}},
     "mllama": {"vision_config": {"vision_output_dim": 384}},
     "dots3_note": {
