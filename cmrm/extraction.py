@@ -16,7 +16,7 @@ from .hooks import hooked
 from .model import Inputs, Vlm
 from .offsets import Offsets, Origin
 from .options import Corruption, Estimator, check_choice
-from .prefix import forward, image_end, onwards, read
+from .prefix import forward, image_end, read
 from .steering import Steering, steer
 
 Progress = Callable[[int, int], None]
@@ -147,7 +147,7 @@ class _Batches:
     """Prompts with one kind of image, in batches of one length, so that nothing is padded.
 
     What they begin with up to the end of the image is read once: `shared` tokens, or none where
-    there is no image, the template puts it behind the text, or the model reads a prompt in both directions.
+    there is no image, the template puts it behind the text, or the model can't split a prompt.
     """
 
     vlm: Vlm
@@ -164,8 +164,10 @@ class _Batches:
             by_length[len(tokens)].append(index)
         groups = [same[k : k + BATCH] for same in by_length.values() for k in range(0, len(same), BATCH)]
         shared = max(image_end(vlm, one, len(tokens)) for one, tokens in zip(inputs, ids, strict=True))
-        same = all(len(tokens) > shared and tokens[:shared] == ids[0][:shared] for tokens in ids)
-        return cls(vlm, inputs, shared if same and vlm.causal else 0, groups)
+        same = not vlm.plain_batch and all(
+            len(tokens) > shared and tokens[:shared] == ids[0][:shared] for tokens in ids
+        )
+        return cls(vlm, inputs, shared if same else 0, groups)
 
     def states(self, report: _Counter, steering: Steering | None = None) -> torch.Tensor:
         """Return the layer outputs at the last position, float32 `(prompts, layers, hidden)`."""
@@ -174,7 +176,8 @@ class _Batches:
         for group in self.groups:
             states = torch.zeros(len(group), *result.shape[1:])
             context = prefix.fan_out(len(group))
-            forward(self.vlm, self._rest(group), context, _recording(self.vlm, states, steering))
+            recording = _recording(self.vlm, states, steering)
+            forward(self.vlm, self._rest(group), context, recording, independent=False)
             result[group] = states
             report.advance()
         return result
@@ -183,7 +186,7 @@ class _Batches:
         """What the prefix leaves to run: the last tokens, or all inputs where there is no prefix."""
         chosen = [self.inputs[index] for index in group]
         if self.shared:
-            chosen = [onwards(one, self.shared) for one in chosen]
+            return {"input_ids": torch.cat([one["input_ids"][:, self.shared :] for one in chosen])}
         return {key: torch.cat([one[key] for one in chosen]) for key in chosen[0]}
 
 

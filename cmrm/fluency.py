@@ -6,9 +6,8 @@ from contextlib import nullcontext
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .generation import begin
 from .model import Inputs, Vlm
-from .prefix import answering, forward
+from .prefix import begin, forward
 
 BATCH = 8
 
@@ -28,11 +27,13 @@ def _scores(vlm: Vlm, inputs: Inputs, answers: list[torch.Tensor]) -> list[float
     ids = pad_sequence(answers, batch_first=True)
     if not ids.numel():
         return [None] * len(answers)
-    context, left = begin(vlm, inputs, len(answers))
+    context, rest = begin(vlm, inputs, len(answers))
     # The last prompt token predicts the first of the answer; padding comes after what is scored.
-    first = forward(vlm, left, context, nullcontext())
-    later = forward(vlm, answering(left, ids), context, nullcontext(), keep=ids.shape[1])
-    chosen = torch.cat([first, later[:, :-1]], dim=1).log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1)
+    logits = forward(vlm, rest, context, nullcontext(), independent=False)
+    if length := ids.shape[1] - 1:
+        later = forward(vlm, {"input_ids": ids[:, :-1]}, context, nullcontext(), keep=length, independent=False)
+        logits = torch.cat([logits, later], dim=1)
+    chosen = logits.log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1)
     return [
         scores[: len(answer)].mean().item() if len(answer) else None
         for scores, answer in zip(chosen, answers, strict=True)

@@ -9,7 +9,7 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from .errors import CmrmError
 from .model import Inputs, Vlm
-from .prefix import Context, answering, forward, onwards, read
+from .prefix import begin, forward
 
 Chooser = Callable[[torch.Tensor], torch.Tensor]
 """Maps float32 logits `(rows, vocabulary)` to token ids `(rows,)`."""
@@ -67,8 +67,7 @@ def lockstep(
     """Decode `rows` rows of one prompt together; yield each step's token ids, None for an ended row.
 
     With `share_prefill` all prompt tokens but the last run once, unhooked; that is exact when hooks
-    touch the last prompt position only, and not done where the model reads a prompt in both directions.
-    The batch shape never changes: ended rows go on as padding.
+    touch the last prompt position only. The batch shape never changes: ended rows go on as padding.
     """
     context, feed = begin(vlm, inputs, rows, share_prefill)
     choose = sampling.chooser(rows)
@@ -80,13 +79,4 @@ def lockstep(
         yield [None if end else token for end, token in zip(ended, tokens, strict=True)]
         if all(ended):
             return
-        feed = answering(feed, chosen[:, None].to(vlm.device))
-
-
-def begin(vlm: Vlm, inputs: Inputs, rows: int, share_prefill: bool = True) -> tuple[Context, Inputs]:
-    """Return what `rows` rows of a prompt have read, and what is left of it to feed them."""
-    if share_prefill and vlm.causal:
-        context, left = read(vlm, inputs, inputs["input_ids"].shape[1] - 1).fan_out(rows), onwards(inputs, -1)
-    else:
-        context, left = Context.empty(vlm), inputs
-    return context, {key: torch.cat([value] * rows) for key, value in left.items()}
+        feed = {"input_ids": chosen[:, None].to(vlm.device)}

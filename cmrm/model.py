@@ -30,7 +30,7 @@ from .kept import Kept
 from .layers import decoder_layers, decoder_of, path_of
 from .options import Corruption, Quantization, check_choice
 from .paths import POCKET
-from .probe import Probe
+from .probe import probe
 from .processing import load_processor
 from .prompts import check_prompt, neutralise, template_markers
 from .refusals import check_architecture, check_complete, check_files, refused
@@ -76,6 +76,8 @@ class Vlm:
             raise CmrmError(
                 "The model has no chat template, so prompts can't be laid out; use an instruction-tuned VLM."
             )
+        name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
+        check_architecture(name, model.config)
         # transformers adds inert hooks of its own at a model's first forward; now, they count as "before".
         maybe_install_capturing_hooks(model)
         self.model = model.eval()
@@ -83,14 +85,17 @@ class Vlm:
         self.lock = threading.Lock()
         text_config = model.config.get_text_config(decoder=True)
         self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * _memory(model.device)))
         self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
+        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._experts = _experts(model)
         self._markers = template_markers(processor)
-        found = decoder_layers(model)
-        probe = Probe.of(model, found, self.encode("Hello", None))
-        self.layers: tuple[nn.Module, ...] = tuple(found[index] for index in probe.running)
-        self.causal = probe.causal
+        found = probe(self, decoder_layers(model))
+        self.layers: tuple[nn.Module, ...] = found.layers
+        # Why every request repeats the whole prompt in each row instead of sharing one prefill, "" if it shares.
+        self.plain_batch: str = found.plain_batch
         self.identity = Identity(
-            model=name or getattr(model.config, "name_or_path", "") or type(model).__name__,
+            model=name,
             revision=revision or getattr(model.config, "_commit_hash", None) or "",
             architecture=f"{type(model).__name__}/{text_config.model_type}",
             hidden=text_config.hidden_size,
@@ -98,8 +103,6 @@ class Vlm:
             quantization=_quantization_of(model.config),
             dtype=str(model.dtype).removeprefix("torch."),
         )
-        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * _memory(model.device)))
-        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @classmethod
     def load(
@@ -154,13 +157,16 @@ class Vlm:
             return torch.cuda.mem_get_info(self.device)[0]
         return psutil.virtual_memory().available
 
+    def separate_experts(self, on: bool) -> None:
+        """Let each token of a mixture of experts be computed by itself, so that no row's rounding depends on others."""
+        if self._experts:
+            self.model.set_experts_implementation("batched_mm" if on else self._experts)
+
     def row_bytes(self, length: int) -> int:
         """Return about how many bytes one row of `length` tokens takes: keys, values, and its logits."""
         config = self.model.config.get_text_config(decoder=True)
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        cached = 2 * len(self.layers) * heads * width * self.model.dtype.itemsize
-        return length * cached + 8 * config.vocab_size
+        cached = sum(map(_cached_width, config.per_layer_config or [config] * len(self.layers)))
+        return length * cached * self.model.dtype.itemsize + 8 * config.vocab_size
 
     def encode(self, prompt: str, image: Image.Image | None) -> Inputs:
         """Lay out one user turn by the chat template and return the model's inputs at batch 1.
@@ -268,6 +274,25 @@ def load_settings(config: PretrainedConfig, quantization: Quantization) -> dict[
     return settings
 
 
+def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+    """Return the model of a config without weights."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+
+
+def _experts(model: PreTrainedModel) -> dict[str, str | None]:
+    """How a mixture of experts is computed by default, empty where there is none."""
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    return model.get_experts_implementation() if any(m._can_set_experts_implementation() for m in models) else {}
+
+
+def _cached_width(layer: PretrainedConfig) -> int:
+    """How many numbers a layer keeps of a token: keys and values."""
+    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    width = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return int(2 * heads * width)
+
+
 def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
@@ -286,8 +311,7 @@ def _unquantized(config: PretrainedConfig) -> Iterator[str]:
 
     bitsandbytes' CPU kernels need out_features % 32 == 0 and in_features % 64 == 0.
     """
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    model = skeleton(config)
     decoder = decoder_of(model)
     yield from _outside(model, decoder, "")
     if not torch.cuda.is_available():

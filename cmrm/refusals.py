@@ -41,6 +41,8 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
         what = "is a text-only model, so an image can't change its answers"
     elif kind is None:
         what = "is no image-text-to-text model"
+    elif "image" not in kind.input_modalities:
+        what = "takes no images"
     elif not issubclass(kind, GenerationMixin):
         what = "does not answer token by token (it is a diffusion or action model)"
     else:

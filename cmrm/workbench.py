@@ -53,13 +53,14 @@ class Workbench:
             CmrmError: a model or an offsets file that can't be used, with the reason.
         """
         vlm = Vlm.load(model, quantization, plain_template=plain_template)
+        notes = [f"Each row reads the whole prompt, as {vlm.plain_batch}."] if vlm.plain_batch else []
         recipes = recipes_for(vlm.identity.model)
         if offsets is not None:
             given = Offsets.load(offsets)
-            return cls(vlm, given, f"of {Path(offsets).name}", recipes, tuple(given.check(vlm)))
+            return cls(vlm, given, f"of {Path(offsets).name}", recipes, (*notes, *given.check(vlm)))
         anchors = load_anchors(recipes["dataset"].anchors)
         found = _shipped(vlm, anchors, recipes["dataset"]) or _cached(vlm, anchors, recipes["dataset"], progress)
-        return cls(vlm, found, anchors.name, recipes)
+        return cls(vlm, found, anchors.name, recipes, tuple(notes))
 
     def compare(
         self,

@@ -1,0 +1,188 @@
+"""One driver for every architecture: build it tiny, then hold the library's shortcuts against the plain way."""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import tiny
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from cmrm import CmrmError, Vlm, compare, extract_offsets, steer
+from cmrm.generation import Sampling, lockstep
+from cmrm.hooks import hooked
+from cmrm.refusals import check_architecture, refused
+from cmrm.prefix import begin, forward
+
+from . import zoo
+from .exceptions import IMAGES, PATCHES, PICTURE, TOKENS
+
+PROMPT = "Where is the cat?"
+ALPHAS = (0.0, 1.0, 0.0)
+ROWS = len(ALPHAS)
+# What models want to know of each token: whether it is of the image, or which of four tiles it may look at.
+FLAGS = ("token_type_ids", "mm_token_type_ids", "image_embeds_position_mask")
+TILES = "cross_attention_mask"
+WORKS, PLAIN = "works", "works by the plain batch"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an architecture, on text alone and beside an image: works, by the plain batch, or refused."""
+
+    name: str
+    text: str
+    image: str
+
+    @property
+    def passes(self) -> bool:
+        """Whether it works with an image, one way or the other."""
+        return self.image.startswith("works")
+
+
+class HandMade(Vlm):
+    """A `Vlm` whose prompts are laid out by hand, as there is no processor for a config shrunk in memory."""
+
+    picture: Callable[[int], dict[str, torch.Tensor]]
+    tokens: int
+    flags: tuple[str, ...]
+    tiled: bool
+
+    def encode(self, prompt: str, image: Image.Image | None) -> dict[str, torch.Tensor]:
+        shown = [zoo.START, *[zoo.IMAGE] * self.tokens, zoo.END] if image is not None else []
+        ids = torch.tensor([[1, 5, *shown, *(20 + byte % 100 for byte in prompt.encode()), 6]])
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs |= {flag: (ids == zoo.IMAGE).long() for flag in self.flags}
+        if image is not None and self.tiled:
+            inputs[TILES] = torch.tensor([1, 0, 0, 0]).expand(1, ids.shape[1], 1, -1)
+        return inputs if image is None else inputs | self.picture(sum(image.resize((4, 4)).tobytes()))
+
+
+def run(name: str) -> Result:
+    """Build and check one architecture; what the library refuses is reported in its own words.
+
+    Raises:
+        AssertionError: the library did not refuse it, yet it does not do what it should.
+    """
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    try:
+        config = zoo.config(name)
+        check_architecture(name, config)
+        torch.manual_seed(0)
+        with refused(name, ""):
+            model = AutoModelForImageTextToText.from_config(config)
+        vlm = made(name, model)
+        check(vlm, None)
+    except CmrmError as error:
+        return Result(name, f"refused: {error}", f"refused: {error}")
+    works = PLAIN if vlm.plain_batch else WORKS
+    try:
+        check(vlm, tiny.PICTURE)
+    except CmrmError as error:
+        return Result(name, works, f"refused: {error}")
+    return Result(name, works, works)
+
+
+def made(name: str, model: PreTrainedModel) -> Vlm:
+    """Wrap a tiny model, with its images made by recipe."""
+    wanted = inspect.signature(model.forward).parameters
+    recipe = IMAGES.get(name, PATCHES if "image_grid_thw" in wanted else {"pixel_values": PICTURE})
+
+    def picture(seed: int) -> dict[str, torch.Tensor]:
+        noise = torch.Generator().manual_seed(seed)
+        return {key: _tensor(value, noise) for key, value in recipe.items()}
+
+    with torch.no_grad():
+        # Gates and projections that start at zero, or next to it, would hide the image.
+        for weight in model.parameters():
+            if weight.abs().max() < 1e-6:
+                weight.normal_(std=0.1)
+    model.generation_config.eos_token_id = 2
+    model.generation_config.pad_token_id = 0
+    kind = type(
+        "Laid",
+        (HandMade,),
+        {
+            "picture": staticmethod(picture),
+            "tiled": TILES in wanted,
+            "flags": tuple(flag for flag in FLAGS if flag in wanted),
+        },
+    )
+    vlm = kind(model, tiny.processor(), name=name)
+    # Asked after the first whole forward: transformers ties its inert hooks to the module that runs first.
+    vlm.tokens = TOKENS[name] if name in TOKENS else _feature_count(model, picture(0))
+    return vlm
+
+
+def _tensor(value: Any, noise: torch.Generator) -> torch.Tensor:
+    return torch.rand(value, generator=noise) if isinstance(value, tuple) else torch.tensor(value)
+
+
+def _feature_count(model: PreTrainedModel, picture: dict[str, torch.Tensor]) -> int:
+    """Ask the model how many states its vision part makes of the image."""
+    asked = model if hasattr(model, "get_image_features") else model.base_model
+    with torch.no_grad():
+        features = asked.get_image_features(**picture)
+    pooled = getattr(features, "pooler_output", features)
+    if pooled is None:
+        pooled = features.last_hidden_state
+    parts = pooled if isinstance(pooled, (tuple, list)) else [pooled]
+    return sum(part.numel() // part.shape[-1] for part in parts)
+
+
+def check(vlm: Vlm, image: Image.Image | None) -> None:
+    """Hold the library to its promises on one prompt: rows, states, extraction, decoding, hooks."""
+    before = vlm.hook_count
+    inputs = vlm.encode(PROMPT, image)
+    offsets = extract_offsets(vlm, ["a cat", "two dogs", "hello there"], estimator="mean")
+    assert offsets.values.abs().amax(dim=1).min() > 0, "a layer has no offset: the image changes nothing there"
+
+    full, states = _plain(vlm, inputs)
+    if image is not None:
+        other, _ = _plain(vlm, vlm.encode(PROMPT, Image.new("RGB", (8, 8), "red")))
+        assert not torch.equal(full, other), "another image changes nothing"
+    bare = _last_logits(vlm, inputs, nullcontext())
+    _near(bare, full.expand_as(bare), "the batch answers otherwise than the plain forward")
+    steered = _last_logits(vlm, inputs, steer(vlm, offsets, ALPHAS))
+    assert torch.equal(steered[0], bare[0]), "row 0 is not bit-identical to the unhooked model"
+    assert torch.equal(steered[2], steered[0]), "the row of alpha 0 differs from row 0"
+    assert not torch.equal(steered[1], steered[0]), "steering changes nothing"
+    for layer in {0, len(vlm.layers) // 2, len(vlm.layers) - 1}:
+        _, moved = _plain(vlm, inputs, steer(vlm, offsets, 1.0, layers=[layer]))
+        _near(moved[layer], states[layer] + offsets.values[layer], f"layer {layer} is not at state + alpha x offset")
+
+    hooks = lambda step: nullcontext() if step else steer(vlm, offsets, ALPHAS)  # noqa: E731
+    rows = [list(step) for step in lockstep(vlm, inputs, ROWS, hooks=hooks, sampling=Sampling(), max_new_tokens=4)]
+    assert all(step[0] == step[2] for step in rows), "rows of alpha 0 decode differently"
+    *_, last = compare(vlm, image, PROMPT, offsets, (1.0,), max_new_tokens=4)
+    assert last.done, "the comparison does not end"
+    assert vlm.hook_count == before, "hooks are left behind"
+
+
+def _last_logits(vlm: Vlm, inputs: dict[str, torch.Tensor], hooks: Any) -> torch.Tensor:
+    """Logits of the last prompt position in `ROWS` rows, the way the library answers."""
+    context, rest = begin(vlm, inputs, ROWS)
+    return forward(vlm, rest, context, hooks)[:, -1]
+
+
+def _plain(vlm: Vlm, inputs: dict[str, torch.Tensor], steering: Any = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Last logits and last states of one full forward at batch 1, without the library's shortcuts."""
+    for module in vlm.rope_modules:
+        module.rope_deltas = None
+    states: dict[int, torch.Tensor] = {}
+    with torch.no_grad(), steering or nullcontext():
+        watch = hooked(dict(enumerate(vlm.layers)), lambda k, hidden: states.update({k: hidden[0, -1].clone()}))
+        with watch:
+            logits = vlm.model(**inputs).logits[:, -1]
+    return logits, [states[k] for k in range(len(vlm.layers))]
+
+
+def _near(one: torch.Tensor, other: torch.Tensor, what: str) -> None:
+    apart = (one - other).abs().max().item()
+    assert apart <= 1e-4 * max(1.0, other.abs().max().item()), f"{what} (by {apart:.1e})"
