@@ -16,8 +16,8 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from cmrm import CmrmError, Vlm, compare, extract_offsets, steer
 from cmrm.generation import Sampling, lockstep
 from cmrm.hooks import hooked
-from cmrm.refusals import check_architecture, refused
 from cmrm.prefix import begin, forward
+from cmrm.refusals import check_architecture, refused
 
 from . import zoo
 from .exceptions import IMAGES, PATCHES, PICTURE, TOKENS
