@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from cmrm import CmrmError
-from cmrm.cli import progress, say
-from cmrm.options import Quantization
+from cmrm.cli import Placed, progress, say
+from cmrm.options import Quantization, parse_device_map
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -22,6 +22,7 @@ def serve(
     quantization: Annotated[
         Quantization, typer.Option(help="auto is nf4 where it can be.", envvar="CMRM_QUANTIZATION")
     ] = "auto",
+    device_map: Placed = "",
     offsets: Annotated[
         Path | None, typer.Option(help="Offsets file of `python -m cmrm extract`.", envvar="CMRM_OFFSETS")
     ] = None,
@@ -40,7 +41,8 @@ def serve(
     from cmrm.ui import build, launch
     from cmrm.workbench import Workbench
 
-    bench = Workbench.open(model, quantization, offsets, progress("computing offsets"))
+    placement = parse_device_map(device_map)
+    bench = Workbench.open(model, quantization, offsets, progress("computing offsets"), placement)
     for note in bench.notes:
         say(note)
     launch(build(bench), host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port)

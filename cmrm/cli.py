@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import CmrmError
-from .options import Corruption, Estimator, Method, Quantization, Split, parse_alphas
+from .options import Corruption, Estimator, Method, Quantization, Split, parse_alphas, parse_device_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,14 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="'pocket', a folder, or a hub model id.", envvar="CMRM_MODEL")]
 Quantized = Annotated[Quantization, typer.Option(help="Weights of the text decoder.", envvar="CMRM_QUANTIZATION")]
+Placed = Annotated[
+    str,
+    typer.Option(
+        "--device-map",
+        help="A device, auto, balanced or sequential, or JSON from modules to devices; default: auto with CUDA.",
+        envvar="CMRM_DEVICE_MAP",
+    ),
+]
 
 
 @app.command("compare")
@@ -41,6 +49,7 @@ def compare_command(
     method: Annotated[Method, typer.Option(help="Offsets of an anchor set, or of this prompt.")] = "dataset",
     model: Model = "pocket",
     quantization: Quantized = "auto",
+    device_map: Placed = "",
     offsets: Annotated[Path | None, typer.Option(help="Offsets file of `extract`.", envvar="CMRM_OFFSETS")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
@@ -48,7 +57,7 @@ def compare_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer one prompt about one image, unsteered and steered, side by side."""
-    bench = _open(model, quantization, offsets)
+    bench = _open(model, quantization, device_map, offsets)
     stream = bench.compare(
         image,
         prompt,
@@ -66,10 +75,11 @@ def compare_command(
         print(_pane("unsteered", unsteered), _pane("steered", steered), sep="\n")
 
 
-def _open(model: str, quantization: Quantization, offsets: Path | None) -> "Workbench":
+def _open(model: str, quantization: Quantization, device_map: str, offsets: Path | None) -> "Workbench":
     from .workbench import Workbench
 
-    bench = Workbench.open(model, quantization, offsets, progress("computing offsets"))
+    placement = parse_device_map(device_map)
+    bench = Workbench.open(model, quantization, offsets, progress("computing offsets"), placement)
     for note in bench.notes:
         say(note)
     return bench
@@ -101,6 +111,7 @@ def sweep(
     method: Annotated[Method, typer.Option(help="Offsets of an anchor set, or of this prompt.")] = "dataset",
     model: Model = "pocket",
     quantization: Quantized = "auto",
+    device_map: Placed = "",
     offsets: Annotated[Path | None, typer.Option(help="Offsets file of `extract`.", envvar="CMRM_OFFSETS")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
@@ -110,7 +121,7 @@ def sweep(
     Fluency is the mean log-probability of an answer under the unsteered model.
     """
     chosen = parse_alphas(alphas)
-    bench = _open(model, quantization, offsets)
+    bench = _open(model, quantization, device_map, offsets)
     rows = _last(bench.sweep(image, prompt, chosen, method=method, max_new_tokens=max_new_tokens)).rows
     if as_json:
         _print_json([asdict(row) for row in rows])
@@ -129,6 +140,7 @@ def extract(
     corruption: Annotated[Corruption | None, typer.Option(help="Image beside which the states are taken.")] = None,
     model: Model = "pocket",
     quantization: Quantized = "auto",
+    device_map: Placed = "",
 ) -> None:
     """Measure dataset-level offsets on an anchor set and write them to a file."""
     from .anchors import load_anchors
@@ -136,7 +148,9 @@ def extract(
     from .model import Vlm
     from .recipes import recipes_for
 
-    vlm = Vlm.load(model, quantization)
+    vlm = Vlm.load(model, quantization, parse_device_map(device_map))
+    for note in vlm.notes:
+        say(note)
     recipe = recipes_for(vlm.identity.model)["dataset"]
     chosen = load_anchors(anchors or recipe.anchors)
     offsets = extract_offsets(

@@ -3,14 +3,12 @@
 import hashlib
 import inspect
 import json
-import logging
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from PIL import Image
 from torch import nn
@@ -18,8 +16,6 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
-    BitsAndBytesConfig,
-    PretrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -28,15 +24,14 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from .errors import CmrmError
 from .images import corrupted_image
 from .kept import Kept
-from .layers import decoder_layers, decoder_of, path_of
-from .options import Corruption, Quantization, check_choice
+from .layers import decoder_layers, path_of
+from .options import Corruption, DeviceMap, Quantization, check_choice
 from .paths import POCKET
+from .placement import checked_device_map, device_of, free_memory, total_memory
 from .prompts import check_prompt, neutralise, template_markers
+from .quantization import OFFLOADED, cast_unquantized, load_settings, quantization_of, shape_notes
 
 Inputs = dict[str, torch.Tensor]
-
-# bitsandbytes warns that an optional kernel package of the hub is not installed; its own kernels serve.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _BLANK_SIDE, _LONGEST_SIDE = 336, 1024
 # The share of the machine's memory that kept prompt prefixes may take.
@@ -64,7 +59,8 @@ class Vlm:
     """A loaded model, its processor and the decoder layers that steering hooks.
 
     All requests share it. `lock` guards a single forward pass: hooks are on the model only while
-    one holds it, so that requests may interleave pass by pass.
+    one holds it, so that requests may interleave pass by pass. `notes` are sentences about how it was
+    loaded that a user should see.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, name: str = "", revision: str = ""):
@@ -88,39 +84,55 @@ class Vlm:
             architecture=f"{type(model).__name__}/{text_config.model_type}",
             hidden=text_config.hidden_size,
             layers=len(self.layers),
-            quantization=_quantization_of(model.config),
+            quantization=quantization_of(model.config),
             dtype=str(model.dtype).removeprefix("torch."),
         )
-        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * _memory(model.device)))
+        self.notes = shape_notes(model, self.identity.quantization)
+        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * total_memory(self.device)))
         self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._markers = template_markers(processor)
 
     @classmethod
-    def load(cls, model: str | Path = "pocket", quantization: Quantization = "auto") -> "Vlm":
+    def load(
+        cls,
+        model: str | Path = "pocket",
+        quantization: Quantization = "auto",
+        device_map: DeviceMap | None = None,
+    ) -> "Vlm":
         """Load "pocket", a folder, or a model of the Hugging Face hub, from safetensors only.
 
-        `quantization` "auto" is NF4 unless the checkpoint is already quantized; "nf4" and "none" say
-        it outright. Only the text decoder is quantized. Remote code is never run.
+        `quantization` "auto" is NF4 unless the checkpoint is already quantized; "nf4", "fp4", "int8" and
+        "none" say it outright. Only the text decoder is quantized. `device_map` is accelerate's: a device,
+        "auto" (the default with CUDA), "balanced" or "sequential", or a dict from modules to devices, "cpu"
+        and "disk"; parts that don't fit a device are offloaded, but never of a quantized model. Remote code
+        is never run.
 
         Raises:
-            CmrmError: an unknown quantization, or a model that can't be loaded, with the reason.
+            CmrmError: an unknown quantization or device, or a model that can't be loaded, with the reason.
         """
         check_choice("quantization", quantization, Quantization)
+        placement = checked_device_map(device_map)
         source = str(POCKET) if str(model) == "pocket" else str(model)
         if source.startswith((".", "/", "~")) and not (Path(source) / "config.json").is_file():
             raise CmrmError(f"There is no model in the folder {source!r} (no config.json); check the path.")
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            settings = load_settings(config, quantization)
+            settings = load_settings(config, quantization, placement)
+            # Weights that "disk" can't read from the checkpoint are rewritten here; it goes when the model goes.
+            offloaded = tempfile.TemporaryDirectory(prefix="cmrm-offload-")
             network = AutoModelForImageTextToText.from_pretrained(
-                source, use_safetensors=True, trust_remote_code=False, **settings
+                source, use_safetensors=True, trust_remote_code=False, offload_folder=offloaded.name, **settings
             )
+            network.offload_folder = offloaded
+            cast_unquantized(network, config, settings["dtype"])
             processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
         except CmrmError:
             raise
         # from_pretrained reports a wrong folder, file or architecture by several exception types.
         except Exception as error:
+            if "dispatched on the CPU or the disk" in str(error):
+                raise CmrmError(OFFLOADED) from error
             raise CmrmError(
                 f"The model {str(model)!r} could not be loaded ({_first_sentence(error)}); "
                 "give a folder of a VLM saved with save_pretrained, a hub model id, or 'pocket'."
@@ -135,7 +147,7 @@ class Vlm:
     @property
     def device(self) -> torch.device:
         """The device that takes the token ids."""
-        return self.model.get_input_embeddings().weight.device
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def layers_path(self) -> str:
@@ -149,10 +161,8 @@ class Vlm:
 
     @property
     def free_memory(self) -> int:
-        """Bytes that the device of the token ids has left."""
-        if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
-        return psutil.virtual_memory().available
+        """Bytes that rows may take, whose caches are spread over devices as the layers are."""
+        return free_memory(self.layers)
 
     def row_bytes(self, length: int) -> int:
         """Return about how many bytes one row of `length` tokens takes: keys, values, and its logits."""
@@ -230,76 +240,6 @@ class Vlm:
             side = _BLANK_SIDE
         mean = getattr(settings, "image_mean", None) or (0.5, 0.5, 0.5)
         return corrupted_image(corruption, (side, side), tuple(mean), seed)
-
-
-def load_settings(config: PretrainedConfig, quantization: Quantization) -> dict[str, Any]:
-    """Return the keywords for `from_pretrained`: dtype, placement and quantization."""
-    dtype = _compute_dtype()
-    device_map = "auto" if torch.cuda.is_available() else "cpu"
-    settings: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
-    stored = getattr(config, "quantization_config", None)
-    if stored and quantization != "auto":
-        raise CmrmError(
-            "The checkpoint is already quantized, so it can't be loaded otherwise; use quantization 'auto'."
-        )
-    if not stored and quantization != "none":
-        settings["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=list(_unquantized(config)),
-        )
-    return settings
-
-
-def _memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total
-
-
-def _compute_dtype() -> torch.dtype:
-    """bfloat16 where the hardware has it, float16 on older GPUs, else float32."""
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-
-
-def _unquantized(config: PretrainedConfig) -> Iterator[str]:
-    """Name the modules that stay in full precision: all but the text decoder, and odd shapes on CPU.
-
-    bitsandbytes' CPU kernels need out_features % 32 == 0 and in_features % 64 == 0.
-    """
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
-    decoder = decoder_of(model)
-    yield from _outside(model, decoder, "")
-    if not torch.cuda.is_available():
-        prefix = path_of(model, decoder)
-        for name, module in decoder.named_modules():
-            if isinstance(module, nn.Linear) and (module.out_features % 32 or module.in_features % 64):
-                yield f"{prefix}.{name}"
-
-
-def _outside(module: nn.Module, decoder: nn.Module, prefix: str) -> Iterator[str]:
-    for name, child in module.named_children():
-        if child is decoder:
-            continue
-        if any(part is decoder for part in child.modules()):
-            yield from _outside(child, decoder, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _quantization_of(config: PretrainedConfig) -> str:
-    stored = getattr(config, "quantization_config", None)
-    if not stored:
-        return "none"
-    read: Callable[[str], Any] = stored.get if isinstance(stored, dict) else lambda key: getattr(stored, key, None)
-    if read("load_in_4bit") or read("_load_in_4bit"):
-        return str(read("bnb_4bit_quant_type"))
-    method = read("quant_method")
-    return "int8" if read("load_in_8bit") else str(getattr(method, "value", method))
 
 
 def _fingerprint(folder: Path, block: int = 1 << 20) -> str:
