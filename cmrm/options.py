@@ -80,8 +80,8 @@ def parse_device_map(text: str) -> DeviceMap | None:
         places = None
     if not isinstance(places, dict) or not all(isinstance(place, (str, int)) for place in places.values()):
         raise CmrmError(
-            f'device_map is {text!r}, but it must be JSON such as {{"model.vision_tower": 0, "": "cpu"}}, or a word such '
-            "as auto, cpu or cuda:0."
+            f'device_map is {text!r}, but it must be JSON such as {{"model": 0, "lm_head": "cpu"}}, or a word '
+            "such as auto, cpu or cuda:0."
         )
     return places
 

@@ -49,8 +49,8 @@ def device_of(module: nn.Module) -> torch.device:
     device = next(module.parameters()).device
     if device.type != "meta":
         return device
-    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
-    return torch.device(next(hook.execution_device for hook in hooks if getattr(hook, "weights_map", None) is not None))
+    hooks = (vars(part).get("_hf_hook") for part in module.modules())
+    return torch.device(next(hook.execution_device for hook in hooks if hook is not None))
 
 
 def free_memory(layers: Iterable[nn.Module]) -> int:

@@ -53,6 +53,21 @@ def test_sweep_has_a_row_for_each_alpha(checkpoint, offsets, tmp_path):
     assert all(row["fluency"] < 0 and row["verdict"] for row in rows)
 
 
+def test_layers_left_unquantized_are_one_line_of_stderr(anchors, tmp_path):
+    tiny.llava(hidden=96).save_pretrained(tmp_path / "odd")
+    tiny.processor().save_pretrained(tmp_path / "odd")
+    options = ("--model", tmp_path / "odd", "--quantization", "fp4", "--device-map", "cpu")
+    out = tmp_path / "offsets.safetensors"
+    made = run("extract", *options, "--anchors", anchors, "--out", out)
+    done = run("compare", *options, "--offsets", out, "--prompt", "What?", "--max-new-tokens", 2, "--json")
+    assert json.loads(made.stdout)["fits"]["quantization"] == "fp4"
+    assert json.loads(done.stdout)["model"]["quantization"] == "fp4"
+    for one in (made, done):
+        lines = [line for line in one.stderr.splitlines() if "stay unquantized" in line]
+        assert len(lines) == 1
+        assert lines[0].startswith("24 of 28 linear layers")
+
+
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory, offsets):
     folder = tmp_path_factory.mktemp("damaged")
@@ -101,6 +116,10 @@ def test_a_malformed_range_of_alphas_is_refused(alphas):
         (["--prompt", "x", "--alpha", "nan"], "alpha is nan"),
         (["--prompt", "x", "--alpha", "3"], "alpha is 3.0"),
         (["--prompt", "x", "--method", "magic"], "magic"),
+        (["--prompt", "x", "--quantization", "int3"], "int3"),
+        (["--prompt", "x", "--device-map", "cuda:9"], "'cuda:9', which this machine does not have"),
+        (["--prompt", "x", "--device-map", "{model"], "must be JSON"),
+        (["--prompt", "x", "--device-map", '{"": "disk"}'], "can't offload quantized layers"),
         (["--prompt", "x", "--image", "nowhere.png"], "no image file"),
         (["--prompt", "x", "--model", "/nowhere"], "no model in the folder"),
         (["--prompt", "x", "--offsets", "nowhere.safetensors"], "no offsets file"),
