@@ -4,13 +4,12 @@ Each option is also an environment variable, which is how a Space sets it.
 """
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cmrm import CmrmError
-from cmrm.cli import Placed, progress, say
+from cmrm.cli import Placed, Stored, progress, say
 from cmrm.options import Quantization, parse_device_map
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -23,9 +22,7 @@ def serve(
         Quantization, typer.Option(help="auto is nf4 where it can be.", envvar="CMRM_QUANTIZATION")
     ] = "auto",
     device_map: Placed = "",
-    offsets: Annotated[
-        Path | None, typer.Option(help="Offsets file of `python -m cmrm extract`.", envvar="CMRM_OFFSETS")
-    ] = None,
+    offsets: Stored = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", envvar=["CMRM_HOST", "GRADIO_SERVER_NAME"])
     ] = None,

@@ -31,6 +31,10 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="'pocket', a folder, or a hub model id.", envvar="CMRM_MODEL")]
 Quantized = Annotated[Quantization, typer.Option(help="Weights of the text decoder.", envvar="CMRM_QUANTIZATION")]
+Stored = Annotated[
+    str | None,
+    typer.Option(help="Offsets file of `extract`: a path, or hf://owner/name/file of the hub.", envvar="CMRM_OFFSETS"),
+]
 Placed = Annotated[
     str,
     typer.Option(
@@ -50,7 +54,7 @@ def compare_command(
     model: Model = "pocket",
     quantization: Quantized = "auto",
     device_map: Placed = "",
-    offsets: Annotated[Path | None, typer.Option(help="Offsets file of `extract`.", envvar="CMRM_OFFSETS")] = None,
+    offsets: Stored = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
@@ -75,7 +79,7 @@ def compare_command(
         print(_pane("unsteered", unsteered), _pane("steered", steered), sep="\n")
 
 
-def _open(model: str, quantization: Quantization, device_map: str, offsets: Path | None) -> "Workbench":
+def _open(model: str, quantization: Quantization, device_map: str, offsets: str | None) -> "Workbench":
     from .workbench import Workbench
 
     placement = parse_device_map(device_map)
@@ -112,7 +116,7 @@ def sweep(
     model: Model = "pocket",
     quantization: Quantized = "auto",
     device_map: Placed = "",
-    offsets: Annotated[Path | None, typer.Option(help="Offsets file of `extract`.", envvar="CMRM_OFFSETS")] = None,
+    offsets: Stored = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
@@ -163,6 +167,25 @@ def extract(
     offsets.save(out)
     summary = {"file": str(out), "fits": asdict(offsets.fits), "origin": asdict(offsets.origin)}
     _print_json(summary)
+
+
+@app.command("inspect")
+def inspect_command(
+    file: Annotated[str, typer.Argument(help="An offsets file: a path, or hf://owner/name/file of the hub.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what an offsets file fits, how it was made, and how long its vectors are."""
+    from .offsets_file import OffsetsFile
+
+    header = OffsetsFile.read(file).header()
+    if as_json:
+        _print_json(header)
+        return
+    for name, value in {"format": header["format"], **header["fits"], **header["origin"]}.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        # A file may come from anywhere: what it says must not control the terminal.
+        print(f"{name:15}", "".join(c if c.isprintable() else "\ufffd" for c in text) or "unknown")
+    print("norms by layer ", *(f"{norm:g}" for norm in header["norms"]))
 
 
 @app.command()

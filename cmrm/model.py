@@ -2,10 +2,8 @@
 
 import hashlib
 import inspect
-import json
 import tempfile
 import threading
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,11 @@ from transformers import (
 )
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from .errors import CmrmError
+from .errors import CmrmError, first_sentence
 from .images import corrupted_image
 from .kept import Kept
 from .layers import decoder_layers, path_of
+from .offsets_file import Identity
 from .options import Corruption, DeviceMap, Quantization, check_choice
 from .paths import POCKET
 from .placement import checked_device_map, device_of, free_memory, total_memory
@@ -36,23 +35,6 @@ Inputs = dict[str, torch.Tensor]
 _BLANK_SIDE, _LONGEST_SIDE = 336, 1024
 # The share of the machine's memory that kept prompt prefixes may take.
 _PREFIX_SHARE = 1 / 16
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What offsets must fit (architecture, hidden, layers) or should fit (the rest)."""
-
-    model: str
-    revision: str
-    architecture: str
-    hidden: int
-    layers: int
-    quantization: str
-    dtype: str
-
-    def digest(self) -> str:
-        """Return a SHA-256 of all fields, as a key for caches."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 class Vlm:
@@ -134,7 +116,7 @@ class Vlm:
             if "dispatched on the CPU or the disk" in str(error):
                 raise CmrmError(OFFLOADED) from error
             raise CmrmError(
-                f"The model {str(model)!r} could not be loaded ({_first_sentence(error)}); "
+                f"The model {str(model)!r} could not be loaded ({first_sentence(error)}); "
                 "give a folder of a VLM saved with save_pretrained, a hub model id, or 'pocket'."
             ) from error
         folder = Path(source)
@@ -257,8 +239,3 @@ def _fingerprint(folder: Path, block: int = 1 << 20) -> str:
                 file.seek(start)
                 digest.update(file.read(block))
     return digest.hexdigest()[:16]
-
-
-def _first_sentence(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.split(". ")[0].rstrip(".")[:300]
