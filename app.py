@@ -4,14 +4,13 @@ Each option is also an environment variable, which is how a Space sets it.
 """
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cmrm import CmrmError
-from cmrm.cli import progress, say
-from cmrm.options import Quantization
+from cmrm.cli import Placed, Plain, Stored, progress, say
+from cmrm.options import Quantization, parse_device_map
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -22,17 +21,9 @@ def serve(
     quantization: Annotated[
         Quantization, typer.Option(help="auto is nf4 where it can be.", envvar="CMRM_QUANTIZATION")
     ] = "auto",
-    plain_template: Annotated[
-        bool,
-        typer.Option(
-            "--plain-template",
-            help="Bare prompts for a model without a chat template.",
-            envvar="CMRM_PLAIN_TEMPLATE",
-        ),
-    ] = False,
-    offsets: Annotated[
-        Path | None, typer.Option(help="Offsets file of `python -m cmrm extract`.", envvar="CMRM_OFFSETS")
-    ] = None,
+    device_map: Placed = "",
+    plain_template: Plain = False,
+    offsets: Stored = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", envvar=["CMRM_HOST", "GRADIO_SERVER_NAME"])
     ] = None,
@@ -48,8 +39,8 @@ def serve(
     from cmrm.ui import build, launch
     from cmrm.workbench import Workbench
 
-    computing = progress("computing offsets")
-    bench = Workbench.open(model, quantization, offsets, computing, plain_template=plain_template)
+    placement, computing = parse_device_map(device_map), progress("computing offsets")
+    bench = Workbench.open(model, quantization, offsets, computing, placement, plain_template=plain_template)
     for note in bench.notes:
         say(note)
     launch(build(bench), host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port)

@@ -25,11 +25,11 @@ TEMPLATE = (
 )
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """Bytes, and a name for each other token, so that whatever random weights say can be shown."""
     names = sorted(pre_tokenizers.ByteLevel.alphabet())
     names += ["<image>", "</s>", "<pad>"]
-    names += [f"w{k}" for k in range(VOCABULARY - len(names))]
+    names += [f"w{k}" for k in range(vocabulary - len(names))]
     core = Tokenizer(models.BPE(vocab={name: k for k, name in enumerate(names)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -38,10 +38,22 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
+def processor(words: PreTrainedTokenizerFast, side: int, patch: int) -> LlavaProcessor:
+    """Whole pictures of `side` pixels, and a plain chat template."""
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"height": side, "width": side}, do_center_crop=False),
+        tokenizer=words,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
+
+
 def build(folder: Path) -> None:
     """Save the model and its processor in bfloat16, some 500 MB."""
     torch.manual_seed(0)
-    tokenizer = _tokenizer()
+    words = tokenizer(VOCABULARY)
     text = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=576,
@@ -51,8 +63,8 @@ def build(folder: Path) -> None:
         num_key_value_heads=3,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
     )
     vision = CLIPVisionConfig(
         hidden_size=768,
@@ -65,18 +77,11 @@ def build(folder: Path) -> None:
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
         image_seq_length=(SIDE // PATCH) ** 2,
     )
     LlavaForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(folder)
-    LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_center_crop=False),
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
-    ).save_pretrained(folder)
+    processor(words, SIDE, PATCH).save_pretrained(folder)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import CmrmError
-from .options import Corruption, Estimator, Method, Quantization, Split, parse_alphas
+from .options import Corruption, Estimator, Method, Quantization, Split, parse_alphas, parse_device_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,18 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="'pocket', a folder, or a hub model id.", envvar="CMRM_MODEL")]
 Quantized = Annotated[Quantization, typer.Option(help="Weights of the text decoder.", envvar="CMRM_QUANTIZATION")]
+Stored = Annotated[
+    str | None,
+    typer.Option(help="Offsets file of `extract`: a path, or hf://owner/name/file of the hub.", envvar="CMRM_OFFSETS"),
+]
+Placed = Annotated[
+    str,
+    typer.Option(
+        "--device-map",
+        help="A device, auto, balanced or sequential, or JSON from modules to devices; default: auto with CUDA.",
+        envvar="CMRM_DEVICE_MAP",
+    ),
+]
 Plain = Annotated[
     bool,
     typer.Option(
@@ -47,15 +59,16 @@ def compare_command(
     method: Annotated[Method, typer.Option(help="Offsets of an anchor set, or of this prompt.")] = "dataset",
     model: Model = "pocket",
     quantization: Quantized = "auto",
+    device_map: Placed = "",
     plain_template: Plain = False,
-    offsets: Annotated[Path | None, typer.Option(help="Offsets file of `extract`.", envvar="CMRM_OFFSETS")] = None,
+    offsets: Stored = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer one prompt about one image, unsteered and steered, side by side."""
-    bench = _open(model, quantization, plain_template, offsets)
+    bench = _open(model, quantization, device_map, plain_template, offsets)
     stream = bench.compare(
         image,
         prompt,
@@ -73,11 +86,13 @@ def compare_command(
         print(_pane("unsteered", unsteered), _pane("steered", steered), sep="\n")
 
 
-def _open(model: str, quantization: Quantization, plain_template: bool, offsets: Path | None) -> "Workbench":
+def _open(
+    model: str, quantization: Quantization, device_map: str, plain_template: bool, offsets: str | None
+) -> "Workbench":
     from .workbench import Workbench
 
-    computing = progress("computing offsets")
-    bench = Workbench.open(model, quantization, offsets, computing, plain_template=plain_template)
+    placement, computing = parse_device_map(device_map), progress("computing offsets")
+    bench = Workbench.open(model, quantization, offsets, computing, placement, plain_template=plain_template)
     for note in bench.notes:
         say(note)
     return bench
@@ -109,8 +124,9 @@ def sweep(
     method: Annotated[Method, typer.Option(help="Offsets of an anchor set, or of this prompt.")] = "dataset",
     model: Model = "pocket",
     quantization: Quantized = "auto",
+    device_map: Placed = "",
     plain_template: Plain = False,
-    offsets: Annotated[Path | None, typer.Option(help="Offsets file of `extract`.", envvar="CMRM_OFFSETS")] = None,
+    offsets: Stored = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
@@ -119,7 +135,7 @@ def sweep(
     Fluency is the mean log-probability of an answer under the unsteered model.
     """
     chosen = parse_alphas(alphas)
-    bench = _open(model, quantization, plain_template, offsets)
+    bench = _open(model, quantization, device_map, plain_template, offsets)
     rows = _last(bench.sweep(image, prompt, chosen, method=method, max_new_tokens=max_new_tokens)).rows
     if as_json:
         _print_json([asdict(row) for row in rows])
@@ -138,6 +154,7 @@ def extract(
     corruption: Annotated[Corruption | None, typer.Option(help="Image beside which the states are taken.")] = None,
     model: Model = "pocket",
     quantization: Quantized = "auto",
+    device_map: Placed = "",
     plain_template: Plain = False,
 ) -> None:
     """Measure dataset-level offsets on an anchor set and write them to a file."""
@@ -146,7 +163,9 @@ def extract(
     from .model import Vlm
     from .recipes import recipes_for
 
-    vlm = Vlm.load(model, quantization, plain_template=plain_template)
+    vlm = Vlm.load(model, quantization, parse_device_map(device_map), plain_template=plain_template)
+    for note in vlm.notes:
+        say(note)
     recipe = recipes_for(vlm.identity.model)["dataset"]
     chosen = load_anchors(anchors or recipe.anchors)
     offsets = extract_offsets(
@@ -159,6 +178,25 @@ def extract(
     offsets.save(out)
     summary = {"file": str(out), "fits": asdict(offsets.fits), "origin": asdict(offsets.origin)}
     _print_json(summary)
+
+
+@app.command("inspect")
+def inspect_command(
+    file: Annotated[str, typer.Argument(help="An offsets file: a path, or hf://owner/name/file of the hub.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what an offsets file fits, how it was made, and how long its vectors are."""
+    from .offsets_file import OffsetsFile
+
+    header = OffsetsFile.read(file).header()
+    if as_json:
+        _print_json(header)
+        return
+    for name, value in {"format": header["format"], **header["fits"], **header["origin"]}.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        # A file may come from anywhere: what it says must not control the terminal.
+        print(f"{name:15}", "".join(c if c.isprintable() else "\ufffd" for c in text) or "unknown")
+    print("norms by layer ", *(f"{norm:g}" for norm in header["norms"]))
 
 
 @app.command()

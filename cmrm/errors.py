@@ -7,3 +7,9 @@ class CmrmError(ValueError):
 
 class CmrmWarning(UserWarning):
     """Something that works but may not mean what the user expects."""
+
+
+def first_sentence(error: Exception) -> str:
+    """Return the first sentence of another library's message, for use inside one of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(". ")[0].rstrip(".")[:300]

@@ -14,7 +14,8 @@ from PIL import Image
 from .errors import CmrmError
 from .hooks import hooked
 from .model import Inputs, Vlm
-from .offsets import Offsets, Origin
+from .offsets import Offsets
+from .offsets_file import Origin
 from .options import Corruption, Estimator, check_choice
 from .prefix import forward, image_end, read
 from .steering import Steering, steer

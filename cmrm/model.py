@@ -2,22 +2,17 @@
 
 import hashlib
 import inspect
-import json
-import logging
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from PIL import Image
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -27,46 +22,30 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from .errors import CmrmError
 from .images import corrupted_image
 from .kept import Kept
-from .layers import decoder_layers, decoder_of, path_of
-from .options import Corruption, Quantization, check_choice
+from .layers import decoder_layers, path_of
+from .offsets_file import Identity
+from .options import Corruption, DeviceMap, Quantization, check_choice
 from .paths import POCKET
+from .placement import checked_device_map, device_of, free_memory, total_memory
 from .probe import probe
 from .processing import load_processor
 from .prompts import check_prompt, neutralise, template_markers
+from .quantization import cast_unquantized, load_settings, quantization_of, shape_notes
 from .refusals import check_architecture, check_complete, check_files, refused
 
 Inputs = dict[str, torch.Tensor]
-
-# bitsandbytes warns that an optional kernel package of the hub is not installed; its own kernels serve.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _BLANK_SIDE, _LONGEST_SIDE = 336, 1024
 # The share of the machine's memory that kept prompt prefixes may take.
 _PREFIX_SHARE = 1 / 16
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What offsets must fit (architecture, hidden, layers) or should fit (the rest)."""
-
-    model: str
-    revision: str
-    architecture: str
-    hidden: int
-    layers: int
-    quantization: str
-    dtype: str
-
-    def digest(self) -> str:
-        """Return a SHA-256 of all fields, as a key for caches."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-
 class Vlm:
     """A loaded model, its processor and the decoder layers that steering hooks: those that run on a text alone.
 
     All requests share it. `lock` guards a single forward pass: hooks are on the model only while
-    one holds it, so that requests may interleave pass by pass.
+    one holds it, so that requests may interleave pass by pass. `notes` are sentences about how it was
+    loaded that a user should see.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, name: str = "", revision: str = ""):
@@ -85,7 +64,7 @@ class Vlm:
         self.lock = threading.Lock()
         text_config = model.config.get_text_config(decoder=True)
         self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
-        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * _memory(model.device)))
+        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * total_memory(self.device)))
         self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._experts = _experts(model)
@@ -100,34 +79,54 @@ class Vlm:
             architecture=f"{type(model).__name__}/{text_config.model_type}",
             hidden=text_config.hidden_size,
             layers=len(self.layers),
-            quantization=_quantization_of(model.config),
+            quantization=quantization_of(model.config),
             dtype=str(model.dtype).removeprefix("torch."),
         )
+        split = (f"Each row reads the whole prompt, as {found.plain_batch}.",) if found.plain_batch else ()
+        self.notes = (*shape_notes(model, self.identity.quantization), *split)
 
     @classmethod
     def load(
-        cls, model: str | Path = "pocket", quantization: Quantization = "auto", *, plain_template: bool = False
+        cls,
+        model: str | Path = "pocket",
+        quantization: Quantization = "auto",
+        device_map: DeviceMap | None = None,
+        *,
+        plain_template: bool = False,
     ) -> "Vlm":
         """Load "pocket", a folder, or a model of the Hugging Face hub, from safetensors only.
 
-        `quantization` "auto" is NF4 unless the checkpoint is already quantized; "nf4" and "none" say
-        it outright. Only the text decoder is quantized. Remote code is never run. `plain_template` shows a
-        model without a chat template, such as PaliGemma, the image and the bare prompt.
+        `quantization` "auto" is NF4 unless the checkpoint is already quantized; "nf4", "fp4", "int8" and
+        "none" say it outright. Only the text decoder is quantized. `device_map` is accelerate's: a device,
+        "auto" (the default with CUDA), "balanced" or "sequential", or a dict from modules to devices, "cpu"
+        and "disk"; parts that don't fit a device are offloaded, but never of a quantized model. Remote code
+        is never run. `plain_template` shows a model without a chat template, such as PaliGemma, the image and
+        the bare prompt.
 
         Raises:
-            CmrmError: an unknown quantization, or a model that can't be used, with the reason.
+            CmrmError: an unknown quantization or device, or a model that can't be used, with the reason.
         """
         check_choice("quantization", quantization, Quantization)
+        placement = checked_device_map(device_map)
         source = str(POCKET) if str(model) == "pocket" else str(model)
         check_files(source)
         with refused(str(model), source):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             check_architecture(str(model), config)
             processor = load_processor(str(model), source, config, plain_template)
-            settings = load_settings(config, quantization)
+            settings = load_settings(config, quantization, placement)
+            # Weights that "disk" can't read from the checkpoint are rewritten here; it goes when the model goes.
+            offloaded = tempfile.TemporaryDirectory(prefix="cmrm-offload-")
             network, info = AutoModelForImageTextToText.from_pretrained(
-                source, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **settings
+                source,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                offload_folder=offloaded.name,
+                **settings,
             )
+            network.offload_folder = offloaded
+            cast_unquantized(network, config, settings["dtype"])
             check_complete(str(model), network, info["missing_keys"])
             name, revision = _naming(source)
             vlm = cls(network, processor, name=name, revision=revision)
@@ -138,7 +137,7 @@ class Vlm:
     @property
     def device(self) -> torch.device:
         """The device that takes the token ids."""
-        return self.model.get_input_embeddings().weight.device
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def layers_path(self) -> str:
@@ -152,10 +151,8 @@ class Vlm:
 
     @property
     def free_memory(self) -> int:
-        """Bytes that the device of the token ids has left."""
-        if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
-        return psutil.virtual_memory().available
+        """Bytes that rows may take, whose caches are spread over devices as the layers are."""
+        return free_memory(self.layers)
 
     def separate_experts(self, on: bool) -> None:
         """Let each token of a mixture of experts be computed by itself, so that no row's rounding depends on others."""
@@ -254,32 +251,6 @@ class Vlm:
         return corrupted_image(corruption, (side, side), tuple(mean), seed)
 
 
-def load_settings(config: PretrainedConfig, quantization: Quantization) -> dict[str, Any]:
-    """Return the keywords for `from_pretrained`: dtype, placement and quantization."""
-    dtype = _compute_dtype()
-    device_map = "auto" if torch.cuda.is_available() else "cpu"
-    settings: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
-    stored = getattr(config, "quantization_config", None)
-    if stored and quantization != "auto":
-        raise CmrmError(
-            "The checkpoint is already quantized, so it can't be loaded otherwise; use quantization 'auto'."
-        )
-    if not stored and quantization != "none":
-        settings["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=list(_unquantized(config)),
-        )
-    return settings
-
-
-def skeleton(config: PretrainedConfig) -> PreTrainedModel:
-    """Return the model of a config without weights."""
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
-
-
 def _experts(model: PreTrainedModel) -> dict[str, str | None]:
     """How a mixture of experts is computed by default, empty where there is none."""
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
@@ -291,55 +262,6 @@ def _cached_width(layer: PretrainedConfig) -> int:
     heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
     width = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
     return int(2 * heads * width)
-
-
-def _memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total
-
-
-def _compute_dtype() -> torch.dtype:
-    """bfloat16 where the hardware has it, float16 on older GPUs, else float32."""
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-
-
-def _unquantized(config: PretrainedConfig) -> Iterator[str]:
-    """Name the modules that stay in full precision: all but the text decoder, and odd shapes on CPU.
-
-    bitsandbytes' CPU kernels need out_features % 32 == 0 and in_features % 64 == 0.
-    """
-    model = skeleton(config)
-    decoder = decoder_of(model)
-    yield from _outside(model, decoder, "")
-    if not torch.cuda.is_available():
-        prefix = path_of(model, decoder)
-        for name, module in decoder.named_modules():
-            if isinstance(module, nn.Linear) and (module.out_features % 32 or module.in_features % 64):
-                yield f"{prefix}.{name}"
-
-
-def _outside(module: nn.Module, decoder: nn.Module, prefix: str) -> Iterator[str]:
-    for name, child in module.named_children():
-        if child is decoder:
-            continue
-        if any(part is decoder for part in child.modules()):
-            yield from _outside(child, decoder, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _quantization_of(config: PretrainedConfig) -> str:
-    stored = getattr(config, "quantization_config", None)
-    if not stored:
-        return "none"
-    read: Callable[[str], Any] = stored.get if isinstance(stored, dict) else lambda key: getattr(stored, key, None)
-    if read("load_in_4bit") or read("_load_in_4bit"):
-        return str(read("bnb_4bit_quant_type"))
-    method = read("quant_method")
-    return "int8" if read("load_in_8bit") else str(getattr(method, "value", method))
 
 
 def _naming(source: str) -> tuple[str, str]:

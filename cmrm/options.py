@@ -1,12 +1,14 @@
 """The choices a user has, by name, and their checks; shared by page, command line and library."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 from .errors import CmrmError
 
-Quantization = Literal["auto", "nf4", "none"]
+Quantization = Literal["auto", "nf4", "fp4", "int8", "none"]
+DeviceMap = str | dict[str, str | int]
 Method = Literal["dataset", "sample"]
 Estimator = Literal["mean", "pc1", "sequential"]
 Corruption = Literal["white", "black", "mean", "noise"]
@@ -15,6 +17,9 @@ Steps = Literal["prompt", "all"]
 Split = Literal["dev", "test"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
+
+# How accelerate may spread a model by itself; any other device map names devices.
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 MAX_ALPHA = 2.0
 MOST_ALPHAS = 1000
@@ -59,6 +64,26 @@ def checked_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
     if not chosen or not all(isinstance(index, int) and 0 <= index < count for index in chosen):
         raise CmrmError(f"layers is {list(chosen)}, but it must name decoder layers from 0 to {count - 1}.")
     return chosen
+
+
+def parse_device_map(text: str) -> DeviceMap | None:
+    """Read a device map as an option gives it: a word such as "auto" or "cuda:0", or JSON from modules to devices.
+
+    Raises:
+        CmrmError: malformed JSON, or JSON that is no map from names to devices.
+    """
+    if not text.lstrip().startswith("{"):
+        return text.strip() or None
+    try:
+        places = json.loads(text)
+    except ValueError:
+        places = None
+    if not isinstance(places, dict) or not all(isinstance(place, (str, int)) for place in places.values()):
+        raise CmrmError(
+            f'device_map is {text!r}, but it must be JSON such as {{"model": 0, "lm_head": "cpu"}}, or a word '
+            "such as auto, cpu or cuda:0."
+        )
+    return places
 
 
 def parse_alphas(text: str) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .errors import CmrmError
+from .errors import CmrmError, first_sentence
 from .layers import decoder_of, path_of
 
 _PACKAGE = re.compile(r"requires the (\w+) library|[Pp]ackage `([\w-]+)` is required|No module named '(\w+)")
@@ -91,8 +91,12 @@ def _reason(error: Exception, folder: Path) -> str:
         return f"its weights file {missing[1]} is missing; download or save it again"
     if "no file named model.safetensors" in text:
         return "it has no safetensors weights, and pickled ones are never read; convert them, or use another version"
-    first = text.split(". ")[0].rstrip(".")[:300]
-    return f"{first}; give a folder of a VLM saved with save_pretrained, a hub model id, or 'pocket'"
+    if "dispatched on the CPU or the disk" in text:
+        return (
+            "it does not fit where it was to go without offloading, and bitsandbytes can't offload quantized layers; "
+            "use quantization 'none', or a device map of GPUs alone or of the CPU alone"
+        )
+    return f"{first_sentence(error)}; give a folder of a VLM saved with save_pretrained, a hub model id, or 'pocket'"
 
 
 def _whole(path: Path) -> bool:

@@ -16,7 +16,7 @@ from .errors import CmrmError, CmrmWarning
 from .extraction import Progress, anchors_digest, extract_offsets, prompt_offsets
 from .model import Vlm
 from .offsets import Offsets
-from .options import Method, Quantization, check_choice, checked_alphas
+from .options import DeviceMap, Method, Quantization, check_choice, checked_alphas
 from .paths import ASSETS
 from .recipes import Recipe, recipes_for
 
@@ -26,7 +26,7 @@ class Workbench:
     """One shared model, ready to compare by either method.
 
     `offsets` are the dataset-level ones and `anchors` names the set they come from; `notes` are
-    sentences a user should see, such as offsets made for another revision.
+    sentences a user should see, such as layers left unquantized or offsets made for another revision.
     """
 
     vlm: Vlm
@@ -42,6 +42,7 @@ class Workbench:
         quantization: Quantization = "auto",
         offsets: str | Path | None = None,
         progress: Progress | None = None,
+        device_map: DeviceMap | None = None,
         *,
         plain_template: bool = False,
     ) -> "Workbench":
@@ -52,15 +53,14 @@ class Workbench:
         Raises:
             CmrmError: a model or an offsets file that can't be used, with the reason.
         """
-        vlm = Vlm.load(model, quantization, plain_template=plain_template)
-        notes = [f"Each row reads the whole prompt, as {vlm.plain_batch}."] if vlm.plain_batch else []
+        vlm = Vlm.load(model, quantization, device_map, plain_template=plain_template)
         recipes = recipes_for(vlm.identity.model)
         if offsets is not None:
             given = Offsets.load(offsets)
-            return cls(vlm, given, f"of {Path(offsets).name}", recipes, (*notes, *given.check(vlm)))
+            return cls(vlm, given, f"of {Path(offsets).name}", recipes, (*vlm.notes, *given.check(vlm)))
         anchors = load_anchors(recipes["dataset"].anchors)
         found = _shipped(vlm, anchors, recipes["dataset"]) or _cached(vlm, anchors, recipes["dataset"], progress)
-        return cls(vlm, found, anchors.name, recipes, tuple(notes))
+        return cls(vlm, found, anchors.name, recipes, vlm.notes)
 
     def compare(
         self,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -51,6 +52,69 @@ def test_sweep_has_a_row_for_each_alpha(checkpoint, offsets, tmp_path):
     rows = json.loads(done.stdout)
     assert [row["alpha"] for row in rows] == [0, 0.5, 1]
     assert all(row["fluency"] < 0 and row["verdict"] for row in rows)
+
+
+def test_inspect_says_what_a_file_is(offsets, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    offsets.save(path)
+    machine = run("inspect", path, "--json")
+    header = json.loads(machine.stdout)
+    assert header["fits"]["model"] == "tiny"
+    assert len(header["norms"]) == header["fits"]["layers"] == 4
+    person = run("inspect", path)
+    assert (machine.returncode, person.returncode) == (0, 0)
+    for value in ("tiny", "LlavaForConditionalGeneration/llama", "mean", header["origin"]["anchors_sha256"]):
+        assert value in person.stdout
+    assert f"{header['norms'][0]:g}" in person.stdout
+
+
+def test_inspect_does_not_hand_the_terminal_to_a_file(offsets, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    Offsets(offsets.values, replace(offsets.fits, model="\x1b[2Jpocket\nlayers 99")).save(path)
+    done = run("inspect", path)
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert "\nlayers 99" not in done.stdout
+
+
+def test_inspect_reads_the_hub_and_refuses_what_is_no_offsets_file(damaged, offsets, tmp_path):
+    commit = "0" * 40
+    repository = tmp_path / "models--someone--offsets"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    offsets.save(repository / "snapshots" / commit / "mine.safetensors")
+    there = run("inspect", "hf://someone/offsets/mine.safetensors", "--json", HF_HUB_CACHE=str(tmp_path))
+    assert json.loads(there.stdout)["fits"]["model"] == "tiny"
+    for file in (damaged / "cut.safetensors", damaged / "none", "hf://someone/offsets/other.safetensors"):
+        done = run("inspect", file, HF_HUB_CACHE=str(tmp_path))
+        assert done.returncode == 2
+        assert done.stderr.startswith("Error: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_inspect_needs_no_torch(offsets, tmp_path):
+    offsets.save(tmp_path / "mine.safetensors")
+    code = (
+        "import sys; from cmrm.offsets_file import OffsetsFile; OffsetsFile.read(sys.argv[1]); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "mine.safetensors")]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_layers_left_unquantized_are_one_line_of_stderr(anchors, tmp_path):
+    tiny.llava(hidden=96).save_pretrained(tmp_path / "odd")
+    tiny.processor().save_pretrained(tmp_path / "odd")
+    options = ("--model", tmp_path / "odd", "--quantization", "fp4", "--device-map", "cpu")
+    out = tmp_path / "offsets.safetensors"
+    made = run("extract", *options, "--anchors", anchors, "--out", out)
+    done = run("compare", *options, "--offsets", out, "--prompt", "What?", "--max-new-tokens", 2, "--json")
+    assert json.loads(made.stdout)["fits"]["quantization"] == "fp4"
+    assert json.loads(done.stdout)["model"]["quantization"] == "fp4"
+    for one in (made, done):
+        lines = [line for line in one.stderr.splitlines() if "stay unquantized" in line]
+        assert len(lines) == 1
+        assert lines[0].startswith("24 of 28 linear layers")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +165,10 @@ def test_a_malformed_range_of_alphas_is_refused(alphas):
         (["--prompt", "x", "--alpha", "nan"], "alpha is nan"),
         (["--prompt", "x", "--alpha", "3"], "alpha is 3.0"),
         (["--prompt", "x", "--method", "magic"], "magic"),
+        (["--prompt", "x", "--quantization", "int3"], "int3"),
+        (["--prompt", "x", "--device-map", "cuda:9"], "'cuda:9', which this machine does not have"),
+        (["--prompt", "x", "--device-map", "{model"], "must be JSON"),
+        (["--prompt", "x", "--device-map", '{"": "disk"}'], "can't offload quantized layers"),
         (["--prompt", "x", "--image", "nowhere.png"], "no image file"),
         (["--prompt", "x", "--model", "/nowhere"], "no model in the folder"),
         (["--prompt", "x", "--offsets", "nowhere.safetensors"], "no offsets file"),
