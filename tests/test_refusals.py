@@ -182,5 +182,5 @@ def test_layers_whose_output_is_no_state_a_row_and_position():
     model = tiny.llava()
     model.model.language_model.layers[1].register_forward_hook(lambda *parts: parts[-1][None])
     model.model.language_model.layers[2].register_forward_pre_hook(lambda module, args: (args[0][0], *args[1:]))
-    with pytest.raises(CmrmError, match="no state a row and position"):
+    with pytest.raises(CmrmError, match="not one state of width 64 a row and position"):
         Vlm(model, tiny.processor())
