@@ -69,6 +69,7 @@ class Vlm:
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._experts = _experts(model)
         self._markers = template_markers(processor)
+        notes = shape_notes(model, quantization_of(model.config))
         found = probe(self, decoder_layers(model))
         self.layers: tuple[nn.Module, ...] = found.layers
         # Why every request repeats the whole prompt in each row instead of sharing one prefill, "" if it shares.
@@ -83,7 +84,7 @@ class Vlm:
             dtype=str(model.dtype).removeprefix("torch."),
         )
         split = (f"Each row reads the whole prompt, as {found.plain_batch}.",) if found.plain_batch else ()
-        self.notes = (*shape_notes(model, self.identity.quantization), *split)
+        self.notes = (*notes, *split)
 
     @classmethod
     def load(
