@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+
 from conformance.driver import run
 from conformance.table import PATH, write
 from conformance.zoo import NAMES
