@@ -60,27 +60,44 @@ def steer(
     check_choice("steps", steps, Steps)
     where = slice(None) if positions == "all" else slice(-1, None)
     passes = dict.fromkeys(chosen, 0)
+    strengths: dict[tuple[torch.device, int], _Strength] = {}  # made once, as each decode step passes every layer
 
     def edit(layer: int, hidden: torch.Tensor) -> torch.Tensor | None:
         passes[layer] += 1
         if steps == "prompt" and passes[layer] > 1 and hidden.shape[1] == 1:
             return None
-        return _shifted(hidden, steering, layer, alphas, where)
+        key = (hidden.device, len(hidden))
+        if key not in strengths:
+            strengths[key] = _Strength.of(alphas, hidden)
+        return strengths[key].shifted(hidden, steering, layer, where)
 
     return hooked({index: vlm.layers[index] for index in chosen}, edit)
 
 
-def _shifted(
-    hidden: torch.Tensor, steering: Steering, layer: int, alphas: tuple[float, ...], where: slice
-) -> torch.Tensor:
-    if len(alphas) not in (1, hidden.shape[0]):
-        raise CmrmError(
-            f"{len(alphas)} alphas were given for a batch of {hidden.shape[0]} rows; give one number, or one per row."
-        )
-    state = hidden[:, where]
-    alpha = torch.tensor(alphas, device=hidden.device).view(-1, 1, 1)
-    shift = alpha * steering.delta(layer, state.float()).to(hidden.device)
-    result = hidden.clone()
-    # Rows of alpha 0 are copied, not summed with zero: they keep their bits whatever delta holds.
-    result[:, where] = torch.where(alpha == 0, state, (state.float() + shift).to(hidden.dtype))
-    return result
+@dataclass(frozen=True)
+class _Strength:
+    """Alpha on a device, float32 `(rows or 1, 1, 1)`, and which rows have none."""
+
+    alpha: torch.Tensor
+    none: torch.Tensor
+
+    @classmethod
+    def of(cls, alphas: tuple[float, ...], hidden: torch.Tensor) -> "_Strength":
+        if len(alphas) not in (1, len(hidden)):
+            raise CmrmError(
+                f"{len(alphas)} alphas were given for a batch of {len(hidden)} rows; give one number, or one per row."
+            )
+        alpha = torch.tensor(alphas, device=hidden.device).view(-1, 1, 1)
+        return cls(alpha, alpha == 0)
+
+    def shifted(self, hidden: torch.Tensor, steering: Steering, layer: int, where: slice) -> torch.Tensor:
+        state = hidden[:, where]
+        wide = state.float()
+        shift = self.alpha * steering.delta(layer, wide).to(hidden.device)
+        # Rows of alpha 0 are copied, not summed with zero: they keep their bits whatever delta holds.
+        steered = torch.where(self.none, state, (wide + shift).to(hidden.dtype))
+        if state.shape == hidden.shape:
+            return steered
+        result = hidden.clone()
+        result[:, where] = steered
+        return result
