@@ -9,18 +9,15 @@ from typing import Annotated
 import typer
 
 from cmrm import CmrmError
-from cmrm.cli import Placed, Plain, Stored, progress, say
-from cmrm.options import Quantization, parse_device_map
+from cmrm.cli import Model, Placed, Plain, Quantized, Stored, open_workbench, say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Option(help="'pocket', a folder, or a hub model id.", envvar="CMRM_MODEL")] = "pocket",
-    quantization: Annotated[
-        Quantization, typer.Option(help="auto is nf4 where it can be.", envvar="CMRM_QUANTIZATION")
-    ] = "auto",
+    model: Model = "pocket",
+    quantization: Quantized = "auto",
     device_map: Placed = "",
     plain_template: Plain = False,
     offsets: Stored = None,
@@ -37,12 +34,8 @@ def serve(
     """See what CMRM steering does to a vision-language model, side by side in the browser."""
     say(f"Loading {model} ...")
     from cmrm.ui import build, launch
-    from cmrm.workbench import Workbench
 
-    placement, computing = parse_device_map(device_map), progress("computing offsets")
-    bench = Workbench.open(model, quantization, offsets, computing, placement, plain_template=plain_template)
-    for note in bench.notes:
-        say(note)
+    bench = open_workbench(model, quantization, device_map, plain_template, offsets)
     launch(build(bench), host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port)
 
 

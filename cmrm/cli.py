@@ -68,7 +68,7 @@ def compare_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer one prompt about one image, unsteered and steered, side by side."""
-    bench = _open(model, quantization, device_map, plain_template, offsets)
+    bench = open_workbench(model, quantization, device_map, plain_template, offsets)
     stream = bench.compare(
         image,
         prompt,
@@ -86,9 +86,10 @@ def compare_command(
         print(_pane("unsteered", unsteered), _pane("steered", steered), sep="\n")
 
 
-def _open(
+def open_workbench(
     model: str, quantization: Quantization, device_map: str, plain_template: bool, offsets: str | None
 ) -> "Workbench":
+    """Open what the options name, with progress and notes on standard error."""
     from .workbench import Workbench
 
     placement, computing = parse_device_map(device_map), progress("computing offsets")
@@ -135,7 +136,7 @@ def sweep(
     Fluency is the mean log-probability of an answer under the unsteered model.
     """
     chosen = parse_alphas(alphas)
-    bench = _open(model, quantization, device_map, plain_template, offsets)
+    bench = open_workbench(model, quantization, device_map, plain_template, offsets)
     rows = _last(bench.sweep(image, prompt, chosen, method=method, max_new_tokens=max_new_tokens)).rows
     if as_json:
         _print_json([asdict(row) for row in rows])

@@ -69,7 +69,8 @@ class Vlm:
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._experts = _experts(model)
         self._markers = template_markers(processor)
-        notes = shape_notes(model, quantization_of(model.config))
+        quantization = quantization_of(model.config)
+        notes = shape_notes(model, quantization)
         found = probe(self, decoder_layers(model))
         self.layers: tuple[nn.Module, ...] = found.layers
         # Why every request repeats the whole prompt in each row instead of sharing one prefill, "" if it shares.
@@ -80,7 +81,7 @@ class Vlm:
             architecture=f"{type(model).__name__}/{text_config.model_type}",
             hidden=text_config.hidden_size,
             layers=len(self.layers),
-            quantization=quantization_of(model.config),
+            quantization=quantization,
             dtype=str(model.dtype).removeprefix("torch."),
         )
         split = (f"Each row reads the whole prompt, as {found.plain_batch}.",) if found.plain_batch else ()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .errors import CmrmError
+from .errors import CmrmError, first_sentence
 from .hooks import hooked
 from .prefix import Context, forward, head
 
@@ -97,4 +97,4 @@ def _pass(
 
 
 def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}".rstrip(": .")
+    return f"{type(error).__name__}: {first_sentence(error)}"
