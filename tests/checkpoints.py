@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tiny
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import processors
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -45,6 +46,29 @@ QWEN_TEXT = TEXT | {"rope_parameters": {"rope_type": "default", "rope_theta": 10
 QWEN_VISION = {"depth": 2, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
 SQUARE = {"height": 32, "width": 32}
 PINPOINTS = [[32, 32], [32, 64], [64, 32], [64, 64]]
+
+QWEN_MARKS = ("<|im_start|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+ROWS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+
+
+def qwen(**vision: Any) -> Callable[[Mapping[str, int]], dict[str, Any]]:
+    return lambda ids: {
+        "vision_config": QWEN_VISION | vision,
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+    }
+
+
+def idefics_config(vision: str) -> Callable[[Mapping[str, int]], dict[str, Any]]:
+    return lambda ids: {
+        "vision_config": SIGLIP | {"model_type": vision},
+        "text_config": {"model_type": "llama"},
+        "image_token_id": ids["<image>"],
+        "scale_factor": 2,
+    }
+
 
 LLAVA = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
@@ -122,10 +146,7 @@ class Family:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A byte tokenizer with the family's special tokens, which begins with the BOS token if there is one."""
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        core = Tokenizer(models.BPE(vocab={char: k for k, char in enumerate(alphabet)}, merges=[]))
-        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        core.decoder = decoders.ByteLevel()
+        core = tiny.byte_tokens()
         special = [token for token in (self.bos, self.eos, "<pad>", self.image_token) if token]
         core.add_special_tokens(list(dict.fromkeys([*special, *self.named_tokens.values(), *self.more_tokens])))
         if self.bos:
@@ -170,7 +191,7 @@ class Family:
         return model
 
 
-FAMILIES = (
+_FAMILIES = (
     Family(
         "llava",
         "LlavaProcessor",
@@ -223,18 +244,12 @@ FAMILIES = (
         "Qwen2_5_VLProcessor",
         Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 84 * 84}),
         6,
-        lambda ids: {
-            "vision_config": QWEN_VISION | {"fullatt_block_indexes": [1]},
-            "image_token_id": ids["<|image_pad|>"],
-            "video_token_id": ids["<|video_pad|>"],
-            "vision_start_token_id": ids["<|vision_start|>"],
-            "vision_end_token_id": ids["<|vision_end|>"],
-        },
+        qwen(fullatt_block_indexes=[1]),
         image_token="<|image_pad|>",
         template=chatml("<|vision_start|><|image_pad|><|vision_end|>", "You are a helpful assistant."),
         bos=None,
         eos="<|im_end|>",
-        more_tokens=("<|im_start|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
+        more_tokens=QWEN_MARKS,
         video="Qwen2VLVideoProcessor",
         text_config=QWEN_TEXT,
     ),
@@ -248,18 +263,12 @@ FAMILIES = (
             image_std=[0.5] * 3,
         ),
         6,
-        lambda ids: {
-            "vision_config": QWEN_VISION | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
-            "image_token_id": ids["<|image_pad|>"],
-            "video_token_id": ids["<|video_pad|>"],
-            "vision_start_token_id": ids["<|vision_start|>"],
-            "vision_end_token_id": ids["<|vision_end|>"],
-        },
+        qwen(num_position_embeddings=16, deepstack_visual_indexes=[0]),
         image_token="<|image_pad|>",
         template=chatml("<|vision_start|><|image_pad|><|vision_end|>"),
         bos=None,
         eos="<|im_end|>",
-        more_tokens=("<|im_start|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
+        more_tokens=QWEN_MARKS,
         video="Qwen3VLVideoProcessor",
         text_config=QWEN_TEXT,
     ),
@@ -309,20 +318,11 @@ FAMILIES = (
         "Idefics3Processor",
         Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
         4 * 5,
-        lambda ids: {
-            "vision_config": SIGLIP | {"model_type": "idefics3_vision"},
-            "text_config": {"model_type": "llama"},
-            "image_token_id": ids["<image>"],
-            "scale_factor": 2,
-        },
+        idefics_config("idefics3_vision"),
         template=idefics("<|begin_of_text|>"),
         bos="<|begin_of_text|>",
         eos="<end_of_utterance>",
-        more_tokens=(
-            "<fake_token_around_image>",
-            "<global-img>",
-            *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
-        ),
+        more_tokens=("<fake_token_around_image>", "<global-img>", *ROWS),
         options={"image_seq_len": 4},
     ),
     Family(
@@ -330,12 +330,7 @@ FAMILIES = (
         "SmolVLMProcessor",
         SmolVLMImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
         4 * 5,
-        lambda ids: {
-            "vision_config": SIGLIP | {"model_type": "smolvlm_vision"},
-            "text_config": {"model_type": "llama"},
-            "image_token_id": ids["<image>"],
-            "scale_factor": 2,
-        },
+        idefics_config("smolvlm_vision"),
         template=idefics("<|im_start|>"),
         bos="<|im_start|>",
         eos="<end_of_utterance>",
@@ -345,7 +340,7 @@ FAMILIES = (
             "global_image_token": "<global-img>",
             "end_of_utterance_token": "<end_of_utterance>",
         },
-        more_tokens=tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+        more_tokens=ROWS,
         options={"image_seq_len": 4},
         video="SmolVLMVideoProcessor",
     ),
@@ -430,3 +425,4 @@ FAMILIES = (
         more_tokens=("<|start_header_id|>", "<|end_header_id|>", "<|python_tag|>"),
     ),
 )
+FAMILIES = {family.model_type: family for family in _FAMILIES}

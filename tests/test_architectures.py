@@ -1,13 +1,12 @@
 """Every shortcut against the plain way of computing the same thing, on five architectures and three dtypes."""
 
-import architectures
+import checkpoints
 import pytest
 import tiny
 import torch
 from PIL import Image
 
-from cmrm import Offsets, compare, extract_offsets, prompt_offsets, steer
-from cmrm.hooks import hooked
+from cmrm import Offsets, Vlm, compare, extract_offsets, prompt_offsets, steer
 from cmrm.prefix import forward, read
 
 PROMPT = "What is this, and where is it?"
@@ -20,19 +19,12 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25, "nf4": 0.25}
 @pytest.fixture(scope="module", params=[(name, form) for name in NAMES for form in TOLERANCE], ids="-".join)
 def case(request, tmp_path_factory):
     name, form = request.param
-    return architectures.vlm(name, form, tiny.processor(), tmp_path_factory.mktemp(name)), TOLERANCE[form]
-
-
-def plain(vlm, inputs, rows=1):
-    """Logits and last-position states of one full forward."""
-    states = {}
-    batch = {key: torch.cat([value] * rows) for key, value in inputs.items()}
-    for module in vlm.rope_modules:
-        module.rope_deltas = None
-    watch = hooked(dict(enumerate(vlm.layers)), lambda k, hidden: states.update({k: hidden[:, -1].float()}))
-    with torch.no_grad(), watch:
-        logits = vlm.model(**batch).logits[:, -1].float()
-    return logits, torch.stack([states[k] for k in range(len(vlm.layers))], dim=1)
+    folder = tmp_path_factory.mktemp(name)
+    checkpoints.FAMILIES[name].save(folder)
+    vlm = Vlm.load(folder, "nf4" if form == "nf4" else "none")
+    if form != "nf4":
+        vlm.model.to(getattr(torch, form))
+    return vlm, TOLERANCE[form]
 
 
 @pytest.mark.parametrize("image", [tiny.PICTURE, None], ids=["image", "text"])
@@ -43,7 +35,7 @@ def test_prefill_once_and_fan_out_to_three_rows(case, image):
     ids = inputs["input_ids"]
     context = read(vlm, inputs, ids.shape[1] - 1).fan_out(3)
     shared = forward(vlm, {"input_ids": ids[:, -1:].expand(3, -1)}, context, torch.no_grad())[:, -1]
-    torch.testing.assert_close(shared, plain(vlm, inputs)[0].expand(3, -1), rtol=0, atol=tolerance)
+    torch.testing.assert_close(shared, tiny.plain(vlm, inputs)[0].expand(3, -1), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("image", [tiny.PICTURE, None], ids=["image", "text"])
@@ -56,9 +48,7 @@ def test_row_0_and_what_stock_generate_answers(case, image):
     *_, bare = compare(vlm, image, PROMPT, Offsets(offsets.values * 0, vlm.identity), (1.0, 1.0), max_new_tokens=12)
     assert step.rows[0].ids == bare.rows[0].ids
     if tolerance < 0.01:
-        inputs = vlm.encode(PROMPT, image)
-        out = vlm.model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        assert [token for token in out.tolist() if token != 2] == list(step.rows[0].ids)
+        assert tiny.generated(vlm, vlm.encode(PROMPT, image), 12) == step.rows[0].ids
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -95,7 +85,7 @@ def test_kept_prefixes_change_nothing_and_prompts_in_between_do_not_mix(case):
 def test_batched_extraction_with_the_image_read_once(case):
     vlm, tolerance = case
     blank = vlm.corrupted("white")
-    gaps = [plain(vlm, vlm.encode(a, None))[1] - plain(vlm, vlm.encode(a, blank))[1] for a in ANCHORS]
+    gaps = [tiny.plain(vlm, vlm.encode(a, None))[1] - tiny.plain(vlm, vlm.encode(a, blank))[1] for a in ANCHORS]
     expected = torch.cat(gaps).mean(0)
     offsets = extract_offsets(vlm, ANCHORS, estimator="mean")
     assert apart(offsets.values, expected) <= relative(tolerance)
@@ -105,10 +95,10 @@ def test_the_steered_state_at_a_single_layer(case):
     vlm, tolerance = case
     offsets = prompt_offsets(vlm, PROMPT, estimator="mean")
     inputs = vlm.encode(PROMPT, vlm.corrupted("white"))
-    text = plain(vlm, vlm.encode(PROMPT, None))[1]
+    text = tiny.plain(vlm, vlm.encode(PROMPT, None))[1]
     for layer in range(len(vlm.layers)):
         with steer(vlm, offsets, 1.0, layers=[layer]):
-            steered = plain(vlm, inputs)[1]
+            steered = tiny.plain(vlm, inputs)[1]
         assert apart(steered[:, layer], text[:, layer]) <= relative(tolerance)
     before = vlm.hook_count
     list(compare(vlm, tiny.PICTURE, PROMPT, offsets, max_new_tokens=3))

@@ -11,11 +11,10 @@ from PIL import Image
 from transformers.models.smolvlm import processing_smolvlm
 
 from cmrm import CmrmError, Offsets, Vlm, compare, extract_offsets, prompt_offsets
-from cmrm.hooks import hooked
 
 PROMPT = "What is this, and where is it?"
 ANCHORS = ["a cat", "two dogs", "bake bread"]
-FAMILIES = {family.model_type: family for family in checkpoints.FAMILIES}
+FAMILIES = checkpoints.FAMILIES
 IMAGES = pytest.mark.parametrize("image", [tiny.PICTURE, None], ids=["image", "text"])
 
 
@@ -75,22 +74,6 @@ def count(vlm, inputs) -> int:
     return int((inputs["input_ids"] == vlm.image_token).sum())
 
 
-def plain(vlm, inputs):
-    """Logits and the hooked layers' states at the last position, of one full forward."""
-    states = {}
-    for module in vlm.rope_modules:
-        module.rope_deltas = None
-    watch = hooked(dict(enumerate(vlm.layers)), lambda k, hidden: states.update({k: hidden[:, -1].float()}))
-    with torch.no_grad(), watch:
-        logits = vlm.model(**inputs).logits[:, -1].float()
-    return logits, torch.stack([states[k] for k in range(len(vlm.layers))], dim=1)
-
-
-def generated(vlm, inputs, tokens) -> tuple[int, ...]:
-    out = vlm.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    return tuple(token for token in out.tolist() if token not in vlm.end_tokens)
-
-
 def test_an_image_takes_its_tokens_and_a_text_none(family, vlm):
     assert count(vlm, vlm.encode(PROMPT, tiny.PICTURE)) == family.image_tokens
     alone = vlm.encode(PROMPT, None)
@@ -100,7 +83,9 @@ def test_an_image_takes_its_tokens_and_a_text_none(family, vlm):
 
 
 def test_an_image_counts(vlm):
-    seen, other = (plain(vlm, vlm.encode(PROMPT, image))[0] for image in (tiny.PICTURE, Image.new("RGB", (40, 28))))
+    seen, other = (
+        tiny.plain(vlm, vlm.encode(PROMPT, image))[0] for image in (tiny.PICTURE, Image.new("RGB", (40, 28)))
+    )
     assert (seen - other).abs().max() > 0.01
 
 
@@ -124,9 +109,7 @@ def test_markers_in_a_prompt_are_text(family, vlm, image):
 
 @IMAGES
 def test_row_0_is_what_stock_generate_answers_and_alpha_0_is_row_0(vlm, offsets, image):
-    for module in vlm.rope_modules:
-        module.rope_deltas = None
-    expected = generated(vlm, vlm.encode(PROMPT, image), 8)
+    expected = tiny.generated(vlm, vlm.encode(PROMPT, image), 8)
     *_, step = compare(vlm, image, PROMPT, offsets, (0.0, 1.0), max_new_tokens=8, fluency=True)
     assert step.rows[0].ids == step.rows[1].ids == expected
     assert step.rows[0].fluency == pytest.approx(step.rows[1].fluency, abs=1e-4)
@@ -151,7 +134,7 @@ def test_fluency_is_the_mean_log_probability_of_a_full_forward(vlm):
 
 def test_offsets_are_the_gaps_of_full_forwards_and_fit_after_a_save(vlm, offsets, tmp_path):
     blank = vlm.corrupted("white")
-    gaps = [plain(vlm, vlm.encode(a, None))[1] - plain(vlm, vlm.encode(a, blank))[1] for a in ANCHORS]
+    gaps = [tiny.plain(vlm, vlm.encode(a, None))[1] - tiny.plain(vlm, vlm.encode(a, blank))[1] for a in ANCHORS]
     expected = torch.cat(gaps).mean(0)
     assert (offsets.values - expected).norm() <= 1e-3 * expected.norm()
     offsets.save(tmp_path / "offsets.safetensors")

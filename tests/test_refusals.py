@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cmrm import CmrmError, Vlm
 from cmrm.cli import app
 
-FAMILIES = {family.model_type: family for family in checkpoints.FAMILIES}
+FAMILIES = checkpoints.FAMILIES
 LLAVA = FAMILIES["llava"]
 
 

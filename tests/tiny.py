@@ -1,5 +1,7 @@
 """Tiny models with random weights, built in memory: the real classes at toy size."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -14,6 +16,7 @@ from transformers import (
 )
 
 from cmrm import Vlm
+from cmrm.hooks import hooked
 
 TEMPLATE = (
     "{% for message in messages %}USER: {% for part in message['content'] %}"
@@ -24,12 +27,17 @@ TEMPLATE = (
 PICTURE = Image.effect_noise((40, 28), 90).convert("RGB")
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokens() -> Tokenizer:
+    """One token a byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={char: k for k, char in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return core
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    made = PreTrainedTokenizerFast(tokenizer_object=byte_tokens(), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     made.add_tokens(["<image>"], special_tokens=True)
     return made
 
@@ -82,3 +90,31 @@ def llava(layers: int = 4, hidden: int = 64, seed: int = 0, dtype: torch.dtype =
 
 def vlm(**options) -> Vlm:
     return Vlm(llava(**options), processor(), name="tiny")
+
+
+def plain(
+    vlm: Vlm, inputs: dict[str, torch.Tensor], steering: AbstractContextManager[None] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One full forward without the library's shortcuts, float32 at the last position.
+
+    Logits `(rows, vocabulary)`, and the states of the hooked layers `(rows, layers, hidden)`.
+    """
+    states: dict[int, torch.Tensor] = {}
+    _forget_positions(vlm)
+    with torch.no_grad(), steering or nullcontext():
+        watch = hooked(dict(enumerate(vlm.layers)), lambda k, hidden: states.update({k: hidden[:, -1].float()}))
+        with watch:
+            logits = vlm.model(**inputs).logits[:, -1].float()
+    return logits, torch.stack([states[k] for k in range(len(vlm.layers))], dim=1)
+
+
+def generated(vlm: Vlm, inputs: dict[str, torch.Tensor], tokens: int) -> tuple[int, ...]:
+    """What stock `generate` answers greedily, without the token that ends it."""
+    _forget_positions(vlm)
+    out = vlm.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    return tuple(token for token in out.tolist() if token not in vlm.end_tokens)
+
+
+def _forget_positions(vlm: Vlm) -> None:
+    for module in vlm.rope_modules:
+        module.rope_deltas = None

@@ -15,7 +15,6 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from cmrm import CmrmError, Vlm, compare, extract_offsets, steer
 from cmrm.generation import Sampling, lockstep
-from cmrm.hooks import hooked
 from cmrm.prefix import begin, forward
 from cmrm.refusals import check_architecture, refused
 
@@ -143,9 +142,9 @@ def check(vlm: Vlm, image: Image.Image | None) -> None:
     offsets = extract_offsets(vlm, ["a cat", "two dogs", "hello there"], estimator="mean")
     assert offsets.values.abs().amax(dim=1).min() > 0, "a layer has no offset: the image changes nothing there"
 
-    full, states = _plain(vlm, inputs)
+    full, states = tiny.plain(vlm, inputs)
     if image is not None:
-        other, _ = _plain(vlm, vlm.encode(PROMPT, Image.new("RGB", (8, 8), "red")))
+        other, _ = tiny.plain(vlm, vlm.encode(PROMPT, Image.new("RGB", (8, 8), "red")))
         assert not torch.equal(full, other), "another image changes nothing"
     bare = _last_logits(vlm, inputs, nullcontext())
     _near(bare, full.expand_as(bare), "the batch answers otherwise than the plain forward")
@@ -154,8 +153,10 @@ def check(vlm: Vlm, image: Image.Image | None) -> None:
     assert torch.equal(steered[2], steered[0]), "the row of alpha 0 differs from row 0"
     assert not torch.equal(steered[1], steered[0]), "steering changes nothing"
     for layer in {0, len(vlm.layers) // 2, len(vlm.layers) - 1}:
-        _, moved = _plain(vlm, inputs, steer(vlm, offsets, 1.0, layers=[layer]))
-        _near(moved[layer], states[layer] + offsets.values[layer], f"layer {layer} is not at state + alpha x offset")
+        _, moved = tiny.plain(vlm, inputs, steer(vlm, offsets, 1.0, layers=[layer]))
+        _near(
+            moved[:, layer], states[:, layer] + offsets.values[layer], f"layer {layer} is not at state + alpha x offset"
+        )
 
     hooks = lambda step: nullcontext() if step else steer(vlm, offsets, ALPHAS)  # noqa: E731
     rows = [list(step) for step in lockstep(vlm, inputs, ROWS, hooks=hooks, sampling=Sampling(), max_new_tokens=4)]
@@ -169,18 +170,6 @@ def _last_logits(vlm: Vlm, inputs: dict[str, torch.Tensor], hooks: Any) -> torch
     """Logits of the last prompt position in `ROWS` rows, the way the library answers."""
     context, rest = begin(vlm, inputs, ROWS)
     return forward(vlm, rest, context, hooks)[:, -1]
-
-
-def _plain(vlm: Vlm, inputs: dict[str, torch.Tensor], steering: Any = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Last logits and last states of one full forward at batch 1, without the library's shortcuts."""
-    for module in vlm.rope_modules:
-        module.rope_deltas = None
-    states: dict[int, torch.Tensor] = {}
-    with torch.no_grad(), steering or nullcontext():
-        watch = hooked(dict(enumerate(vlm.layers)), lambda k, hidden: states.update({k: hidden[0, -1].clone()}))
-        with watch:
-            logits = vlm.model(**inputs).logits[:, -1]
-    return logits, [states[k] for k in range(len(vlm.layers))]
 
 
 def _near(one: torch.Tensor, other: torch.Tensor, what: str) -> None:
