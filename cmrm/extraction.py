@@ -127,7 +127,7 @@ class _RunningGap:
     values: torch.Tensor
 
     def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        self.values[layer] = self.target[layer] - state.mean(dim=(0, 1)).cpu()
+        self.values[layer] = self.target[layer] - state.float().mean(dim=(0, 1)).cpu()
         return self.values[layer].to(state.device)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+
+from .cache import empty_cache, fanned_out
 
 if TYPE_CHECKING:
     from .model import Inputs, Vlm
@@ -36,23 +36,19 @@ class Context:
     @classmethod
     def empty(cls, vlm: Vlm) -> Context:
         """Return the context of a prompt of which nothing has been read."""
-        past = DynamicCache(config=vlm.model.config.get_text_config(decoder=True))
+        past = empty_cache(vlm.model.config.get_text_config(decoder=True))
         return cls(past, [None] * len(vlm.rope_modules))
 
     def fan_out(self, rows: int) -> Context:
         """Return a copy of this batch-1 context for `rows` rows; this one stays as it is."""
-        past = copy.copy(self.past)
-        # Reordering makes new keys and values; layers of other kinds update some states in place.
-        past.layers = [copy.copy(one) if type(one) is DynamicLayer else copy.deepcopy(one) for one in past.layers]
-        if past.get_seq_length():
-            past.reorder_cache(torch.zeros(rows, dtype=torch.long))
-        return Context(past, list(self.rope_deltas), self.tiles)
+        return Context(fanned_out(self.past, rows), list(self.rope_deltas), self.tiles)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the cached keys, values and states."""
+        """Bytes of the cached keys, values and states, the room made ahead included."""
         held = [value for layer in self.past.layers for value in vars(layer).values()]
-        return sum(value.nbytes for value in held if isinstance(value, torch.Tensor))
+        stores = [value.untyped_storage() for value in held if isinstance(value, torch.Tensor)]
+        return sum({store.data_ptr(): store.nbytes() for store in stores}.values())
 
 
 def forward(

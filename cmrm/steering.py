@@ -17,7 +17,10 @@ class Steering(Protocol):
     """What to add, apart from how much (alpha) and where (layers, positions, steps)."""
 
     def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        """Return the shift of `state`, float32 `(rows, positions, hidden)`, or what broadcasts to it."""
+        """Return the shift of `state`, `(rows, positions, hidden)` in the model's dtype, or what broadcasts to it.
+
+        Shifts are best computed and returned in float32, in which they are added.
+        """
         ...
 
 
@@ -76,10 +79,10 @@ def steer(
 
 @dataclass(frozen=True)
 class _Strength:
-    """Alpha on a device, float32 `(rows or 1, 1, 1)`, and which rows have none."""
+    """Alpha on a device, float32 `(rows or 1, 1, 1)`, and which rows have none, if any."""
 
     alpha: torch.Tensor
-    none: torch.Tensor
+    none: torch.Tensor | None
 
     @classmethod
     def of(cls, alphas: tuple[float, ...], hidden: torch.Tensor) -> "_Strength":
@@ -88,14 +91,17 @@ class _Strength:
                 f"{len(alphas)} alphas were given for a batch of {len(hidden)} rows; give one number, or one per row."
             )
         alpha = torch.tensor(alphas, device=hidden.device).view(-1, 1, 1)
-        return cls(alpha, alpha == 0)
+        return cls(alpha, None if all(alphas) else alpha == 0)
 
     def shifted(self, hidden: torch.Tensor, steering: Steering, layer: int, where: slice) -> torch.Tensor:
-        state = hidden[:, where]
-        wide = state.float()
-        shift = self.alpha * steering.delta(layer, wide).to(hidden.device)
-        # Rows of alpha 0 are copied, not summed with zero: they keep their bits whatever delta holds.
-        steered = torch.where(self.none, state, (wide + shift).to(hidden.dtype))
+        """Return `hidden` with its positions `where` shifted, in few operations: a decode step passes every layer."""
+        state = hidden if hidden.shape[1] == 1 else hidden[:, where]
+        delta = steering.delta(layer, state).to(hidden.device)
+        # Alpha being float32, so is the sum.
+        steered = torch.addcmul(state, self.alpha, delta).to(hidden.dtype)
+        if self.none is not None:
+            # Rows of alpha 0 are copied, not summed with zero: they keep their bits whatever delta holds.
+            steered = torch.where(self.none, state, steered)
         if state.shape == hidden.shape:
             return steered
         result = hidden.clone()
