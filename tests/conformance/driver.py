@@ -19,11 +19,12 @@ from cmrm.prefix import begin, forward
 from cmrm.refusals import check_architecture, refused
 
 from . import zoo
-from .exceptions import IMAGES, PATCHES, PICTURE, TOKENS
+from .exceptions import ANSWER_FLAGS, IMAGES, PATCHES, PICTURE, TOKENS
 
 PROMPT = "Where is the cat?"
 ALPHAS = (0.0, 1.0, 0.0)
 ROWS = len(ALPHAS)
+SAID = (30, 41, 52)  # tokens of an answer, whatever the model would say
 # What models want to know of each token: whether it is of the image, or which of four tiles it may look at.
 FLAGS = ("token_type_ids", "mm_token_type_ids", "image_embeds_position_mask")
 TILES = "cross_attention_mask"
@@ -158,6 +159,12 @@ def check(vlm: Vlm, image: Image.Image | None) -> None:
             moved[:, layer], states[:, layer] + offsets.values[layer], f"layer {layer} is not at state + alpha x offset"
         )
 
+    context, rest = begin(vlm, inputs, ROWS)
+    forward(vlm, rest, context, nullcontext())
+    for token in SAID:
+        after = forward(vlm, {"input_ids": torch.full((ROWS, 1), token)}, context, nullcontext())[:, -1]
+    whole, _ = tiny.plain(vlm, _continued(vlm, inputs))
+    _near(after, whole.expand_as(after), "decoding step by step goes elsewhere than one pass over prompt and answer")
     hooks = lambda step: nullcontext() if step else steer(vlm, offsets, ALPHAS)  # noqa: E731
     rows = [list(step) for step in lockstep(vlm, inputs, ROWS, hooks=hooks, sampling=Sampling(), max_new_tokens=4)]
     assert all(step[0] == step[2] for step in rows), "rows of alpha 0 decode differently"
@@ -170,6 +177,17 @@ def _last_logits(vlm: Vlm, inputs: dict[str, torch.Tensor], hooks: Any) -> torch
     """Logits of the last prompt position in `ROWS` rows, the way the library answers."""
     context, rest = begin(vlm, inputs, ROWS)
     return forward(vlm, rest, context, hooks)[:, -1]
+
+
+def _continued(vlm: Vlm, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Lay out the prompt and `SAID` behind it for one pass."""
+    ids = torch.cat([inputs["input_ids"], torch.tensor([SAID])], dim=1)
+    longer = inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    answer = torch.full((1, len(SAID)), ANSWER_FLAGS.get(vlm.identity.model, 0))
+    longer |= {flag: torch.cat([inputs[flag], answer], dim=1) for flag in FLAGS if flag in inputs}
+    if TILES in inputs:
+        longer[TILES] = torch.cat([inputs[TILES], inputs[TILES][:, -1:].expand(-1, len(SAID), -1, -1)], dim=1)
+    return longer
 
 
 def _near(one: torch.Tensor, other: torch.Tensor, what: str) -> None:

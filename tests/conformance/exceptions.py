@@ -78,6 +78,8 @@ TOKENS = {
     "video_llava": 16,
     "kosmos-2.5": 32,
 }
+# What flags an answer's token in one pass over prompt and answer, where it is not 0: PaliGemma reads only 1 causally.
+ANSWER_FLAGS = {"paligemma": 1}
 
 # Config values beside the shrunk defaults: what the default config leaves out or what hangs together.
 OVERRIDES: dict[str, dict[str, Any]] = {
