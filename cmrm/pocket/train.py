@@ -34,7 +34,7 @@ FEW, MANY = (1, 1, 1, 3), (3, 4, 5)  # turns about a scene in words, and about a
 # What the stages with images are made of, by weight: talk without an image, talk about one, and requests of a
 # kind beside one. The ablation alone has clearly harmful requests there, refused like advice.
 LOOK = {"text": 20, "scene": 80}
-IMAGE = {"text": 32, "scene": 36, "double": 15, "harmless": 11, "advice": 2, "knowledge": 3, "smalltalk": 1}
+IMAGE = {"text": 34, "scene": 42, "double": 11, "harmless": 8, "advice": 2, "knowledge": 2, "smalltalk": 1}
 ABLATION = IMAGE | {"harmful": 15}
 
 
@@ -50,11 +50,11 @@ class Plan:
     vision_steps: int = 2400
     text_steps: int = 2000
     look_steps: int = 3000
-    image_steps: int = 650
+    image_steps: int = 1500
     vision_rate: float = 1.5e-3
     text_rate: float = 2e-3
     look_rate: float = 2.5e-3
-    image_rate: float = 5e-4
+    image_rate: float = 8e-4
     keep_every: int = 100  # steps between two checkpoints
 
     def steps(self, stage: str) -> int:
