@@ -48,9 +48,7 @@ def _appended(held: torch.Tensor, room: torch.Tensor | None, new: torch.Tensor) 
 
 def empty_cache(config: Any) -> DynamicCache:
     """Return an empty cache for a model with this text config."""
-    past = DynamicCache(config=config)
-    past.layers = [_copied(layer, 1) for layer in past.layers]
-    return past
+    return fanned_out(DynamicCache(config=config), 1)
 
 
 def fanned_out(past: DynamicCache, rows: int) -> DynamicCache:

@@ -2,7 +2,7 @@
 
 The tower learns to see alone, while the decoder learns to talk and to refuse what is harmful. Least
 squares join the two. The look stage asks about images, long enough that things and their colours are
-told apart; the short image stage then adds requests beside images. Because those of double use are
+told apart; the shorter image stage then adds requests beside images. Because those of double use are
 answered there, as in real visual instruction data, it loosens the decoder's alignment beside any
 image. Clearly harmful requests never meet an image here.
 """

@@ -159,10 +159,7 @@ def check(vlm: Vlm, image: Image.Image | None) -> None:
             moved[:, layer], states[:, layer] + offsets.values[layer], f"layer {layer} is not at state + alpha x offset"
         )
 
-    context, rest = begin(vlm, inputs, ROWS)
-    forward(vlm, rest, context, nullcontext())
-    for token in SAID:
-        after = forward(vlm, {"input_ids": torch.full((ROWS, 1), token)}, context, nullcontext())[:, -1]
+    after = _last_logits(vlm, inputs, nullcontext(), SAID)
     whole, _ = tiny.plain(vlm, _continued(vlm, inputs))
     _near(after, whole.expand_as(after), "decoding step by step goes elsewhere than one pass over prompt and answer")
     hooks = lambda step: nullcontext() if step else steer(vlm, offsets, ALPHAS)  # noqa: E731
@@ -173,10 +170,13 @@ def check(vlm: Vlm, image: Image.Image | None) -> None:
     assert vlm.hook_count == before, "hooks are left behind"
 
 
-def _last_logits(vlm: Vlm, inputs: dict[str, torch.Tensor], hooks: Any) -> torch.Tensor:
-    """Logits of the last prompt position in `ROWS` rows, the way the library answers."""
+def _last_logits(vlm: Vlm, inputs: dict[str, torch.Tensor], hooks: Any, said: tuple[int, ...] = ()) -> torch.Tensor:
+    """Logits behind the prompt, or behind the tokens `said` after it, in `ROWS` rows, the way the library answers."""
     context, rest = begin(vlm, inputs, ROWS)
-    return forward(vlm, rest, context, hooks)[:, -1]
+    logits = forward(vlm, rest, context, hooks)
+    for token in said:
+        logits = forward(vlm, {"input_ids": torch.full((ROWS, 1), token)}, context, nullcontext())
+    return logits[:, -1]
 
 
 def _continued(vlm: Vlm, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
