@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,6 +21,9 @@ from .prefix import forward, image_end, read
 from .steering import Steering, steer
 
 Progress = Callable[[int, int], None]
+
+Hooks = Callable[[Sequence[int]], AbstractContextManager[None]]
+"""Makes the hooks that are on while the prompts of these indices run in one batch."""
 
 BATCH = 16
 
@@ -50,8 +53,8 @@ def extract_offsets(
     check_choice("estimator", estimator, Estimator)
     if isinstance(anchors, str) or not anchors:
         raise CmrmError("The anchor set is empty, so there is nothing to measure; give at least one text.")
-    target = _Batches.of(vlm, anchors, None)
-    source = _Batches.of(vlm, anchors, vlm.corrupted(corruption))
+    target = _Batches.of(vlm, anchors, [None] * len(anchors))
+    source = _Batches.of(vlm, anchors, [vlm.corrupted(corruption)] * len(anchors))
     layers = len(vlm.layers)
     passes = 1 if estimator != "sequential" or len(source.groups) == 1 else layers
     report = _Counter(progress, len(target.groups) + passes * len(source.groups))
@@ -70,6 +73,22 @@ def prompt_offsets(
 ) -> Offsets:
     """Measure the sample-level offsets: h_t - h_c of this very prompt (`extract_offsets` of one text)."""
     return extract_offsets(vlm, [prompt], estimator=estimator, corruption=corruption)
+
+
+def last_states(
+    vlm: Vlm, prompts: Sequence[str], images: Sequence[Image.Image | None], hooks: Hooks | None = None
+) -> torch.Tensor:
+    """Return the layer outputs at the last prompt token, float32 `(prompts, layers, hidden)` on the CPU.
+
+    `images` has one picture, or None, a prompt; one picture for all is read once. `hooks` may steer the
+    passes: states are taken after it.
+
+    Raises:
+        CmrmError: no prompts, or one that can't be encoded.
+    """
+    if not prompts:
+        raise CmrmError("There are no prompts, so there are no states to measure; give at least one text.")
+    return _Batches.of(vlm, prompts, images).states(_Counter(None, 0), hooks)
 
 
 def anchors_digest(anchors: Sequence[str]) -> str:
@@ -100,16 +119,20 @@ ESTIMATORS = {"mean": _mean, "pc1": _first_component}
 def _sequential(source: "_Batches", texts: torch.Tensor, report: "_Counter") -> torch.Tensor:
     values = torch.zeros(texts.shape[1:])
     for layer in range(len(values)):
-        steering = _Below(values, layer) if layer else None
-        values[layer] = (texts - source.states(report, steering))[:, layer].mean(dim=0)
+        hooks = _always(source.vlm, _Below(values, layer)) if layer else None
+        values[layer] = (texts - source.states(report, hooks))[:, layer].mean(dim=0)
     return values
 
 
 def _sequential_at_once(source: "_Batches", texts: torch.Tensor, report: "_Counter") -> torch.Tensor:
     """The same where all anchors run in one batch: each layer's gap is known when the pass gets there."""
     gaps = _RunningGap(texts.mean(dim=0), torch.zeros(texts.shape[1:]))
-    source.states(report, gaps)
+    source.states(report, _always(source.vlm, gaps))
     return gaps.values
+
+
+def _always(vlm: Vlm, steering: Steering) -> Hooks:
+    return lambda _: steer(vlm, steering, 1.0)
 
 
 @dataclass(frozen=True)
@@ -145,10 +168,10 @@ class _Counter:
 
 @dataclass(frozen=True)
 class _Batches:
-    """Prompts with one kind of image, in batches of one length, so that nothing is padded.
+    """Prompts with their images, in batches of one shape, so that nothing is padded.
 
-    What they begin with up to the end of the image is read once: `shared` tokens, or none where
-    there is no image, the template puts it behind the text, or the model can't split a prompt.
+    What they begin with up to the end of the one image is read once: `shared` tokens, or none where
+    there is no image or more than one, the template puts it behind the text, or the model can't split a prompt.
     """
 
     vlm: Vlm
@@ -157,27 +180,29 @@ class _Batches:
     groups: list[list[int]]
 
     @classmethod
-    def of(cls, vlm: Vlm, prompts: Sequence[str], image: Image.Image | None) -> "_Batches":
-        inputs = [vlm.encode(prompt, image) for prompt in prompts]
+    def of(cls, vlm: Vlm, prompts: Sequence[str], images: Sequence[Image.Image | None]) -> "_Batches":
+        inputs = [vlm.encode(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
         ids = [one["input_ids"][0].tolist() for one in inputs]
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for index, tokens in enumerate(ids):
-            by_length[len(tokens)].append(index)
-        groups = [same[k : k + BATCH] for same in by_length.values() for k in range(0, len(same), BATCH)]
+        by_shape: dict[tuple, list[int]] = defaultdict(list)
+        for index, one in enumerate(inputs):
+            by_shape[tuple((key, value.shape) for key, value in one.items())].append(index)
+        groups = [same[k : k + BATCH] for same in by_shape.values() for k in range(0, len(same), BATCH)]
         shared = max(image_end(vlm, one, len(tokens)) for one, tokens in zip(inputs, ids, strict=True))
-        same = not vlm.plain_batch and all(
-            len(tokens) > shared and tokens[:shared] == ids[0][:shared] for tokens in ids
+        same = (
+            not vlm.plain_batch
+            and all(image is images[0] for image in images)
+            and all(len(tokens) > shared and tokens[:shared] == ids[0][:shared] for tokens in ids)
         )
         return cls(vlm, inputs, shared if same else 0, groups)
 
-    def states(self, report: _Counter, steering: Steering | None = None) -> torch.Tensor:
+    def states(self, report: _Counter, hooks: Hooks | None = None) -> torch.Tensor:
         """Return the layer outputs at the last position, float32 `(prompts, layers, hidden)`."""
         prefix = read(self.vlm, self.inputs[0], self.shared)
         result = torch.zeros(len(self.inputs), self.vlm.identity.layers, self.vlm.identity.hidden)
         for group in self.groups:
             states = torch.zeros(len(group), *result.shape[1:])
             context = prefix.fan_out(len(group))
-            recording = _recording(self.vlm, states, steering)
+            recording = _recording(self.vlm, states, hooks(group) if hooks else nullcontext())
             forward(self.vlm, self._rest(group), context, recording, independent=False)
             result[group] = states
             report.advance()
@@ -192,7 +217,7 @@ class _Batches:
 
 
 @contextmanager
-def _recording(vlm: Vlm, states: torch.Tensor, steering: Steering | None) -> Iterator[None]:
+def _recording(vlm: Vlm, states: torch.Tensor, steering: AbstractContextManager[None]) -> Iterator[None]:
     """Write each layer's last position into `states`, after `steering` has shifted it.
 
     Raises:
@@ -209,10 +234,7 @@ def _recording(vlm: Vlm, states: torch.Tensor, steering: Steering | None) -> Ite
         left.discard(layer)
         states[:, layer] = hidden[:, -1].float().cpu()
 
-    with ExitStack() as stack:
-        if steering is not None:
-            stack.enter_context(steer(vlm, steering, 1.0))
-        stack.enter_context(hooked(dict(enumerate(vlm.layers)), edit))
+    with steering, hooked(dict(enumerate(vlm.layers)), edit):
         yield
     if left:
         raise CmrmError(
