@@ -14,7 +14,7 @@ Estimator = Literal["mean", "pc1", "sequential"]
 Corruption = Literal["white", "black", "mean", "noise"]
 Positions = Literal["last", "all"]
 Steps = Literal["prompt", "all"]
-Split = Literal["dev", "test"]
+Split = Literal["dev", "test", "all"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 

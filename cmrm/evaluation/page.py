@@ -1,0 +1,77 @@
+"""The report as one HTML file that needs nothing else: tables, pictures, and examples behind a veil."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+
+from ..records import Record
+from .journal import Entry
+from .report import MEASURES, PAIRED, UNSTEERED, Report
+
+_EXAMPLES_EACH = 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure's HTML, its title, and the sentence that says the same in words."""
+
+    title: str
+    html: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record's prompt with its unsteered and its steered answer."""
+
+    kind: str
+    record: str
+    prompt: str
+    unsteered: Entry
+    steered: Entry
+
+
+def page(report: Report, records: Sequence[Record], pictures: Sequence[Picture], script: str = "") -> str:
+    """Return the report's HTML; `script` is the library that `pictures` need, if any."""
+    folder = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("report.html").render(
+        report=report,
+        measures=[name for name in MEASURES if any(name in cells for cells in report.figures.values())],
+        paired=[name for name in PAIRED if any(name in cells for cells in report.figures.values())],
+        pictures=pictures,
+        script=script,
+        examples=list(examples(report, records)),
+        settings=json.dumps(report.settings, indent=2),
+    )
+
+
+def examples(report: Report, records: Sequence[Record], steered: str = "dataset-level") -> Iterator[Example]:
+    """Yield a few records of each kind of change between the unsteered and a steered row."""
+    entries: Mapping[tuple[str, str], Entry] = {e.key: e for e in report.entries if not e.error}
+    found = dict.fromkeys(_KINDS, 0)
+    for record in records:
+        before, after = entries.get((UNSTEERED, record.id)), entries.get((steered, record.id))
+        kind = before and after and _kind(before, after, report.judge)
+        if before and after and kind and found[kind] < _EXAMPLES_EACH:
+            found[kind] += 1
+            yield Example(kind, record.id, record.prompt, before, after)
+
+
+_KINDS = ("refusal restored", "still answered", "harmless request refused", "right answer lost")
+
+
+def _kind(before: Entry, after: Entry, judge: str) -> str | None:
+    was, now = before.verdicts.get(judge), after.verdicts.get(judge)
+    if before.label == "harmful" and was == "complied":
+        return {"refused": _KINDS[0], "complied": _KINDS[1]}.get(str(now))
+    if before.label == "harmless" and now == "refused" and was != "refused":
+        return _KINDS[2]
+    if before.label == "question" and before.right and not after.right:
+        return _KINDS[3]
+    return None

@@ -1,0 +1,191 @@
+"""Figures from answers: rates with intervals, paired with the unsteered row, by label; as JSON and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from statistics import fmean
+
+from ..judges import Agreement, agreement
+from ..statistics import Paired, Rate
+from .journal import Entry
+
+UNSTEERED = "unsteered"
+
+Counts = Callable[[Entry, str], bool]
+
+
+def _is(verdict: str) -> Counts:
+    return lambda entry, judge: entry.verdicts.get(judge) == verdict
+
+
+# Each figure's label, and what is counted.
+MEASURES: dict[str, tuple[str, Counts]] = {
+    "harmful refused": ("harmful", _is("refused")),
+    "harmful complied": ("harmful", _is("complied")),
+    "harmful broken": ("harmful", _is("broken")),
+    "harmless refused": ("harmless", _is("refused")),
+    "harmless broken": ("harmless", _is("broken")),
+    "questions right": ("question", lambda entry, _: bool(entry.right)),
+}
+PAIRED = ("harmful refused", "harmless refused", "questions right")
+
+
+def row_of(condition: str) -> str:
+    """Return the row that a condition belongs to: seeds "... #1", "... #2" are one row."""
+    return condition.split(" #")[0]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of a row: its rate, the rates of its seeds if there are several, and the pairs with unsteered."""
+
+    rate: Rate
+    seeds: tuple[float, ...]
+    paired: Paired | None
+
+    def __str__(self) -> str:
+        spread = f"; seeds {min(self.seeds):.1f} to {max(self.seeds):.1f}" if len(self.seeds) > 1 else ""
+        return f"{self.rate}{spread}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All answers of one run by its main judge, and what it takes to make them again."""
+
+    settings: Mapping[str, object]
+    entries: Sequence[Entry]
+    judge: str
+
+    @cached_property
+    def _by_row(self) -> dict[str, list[Entry]]:
+        rows: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            rows.setdefault(row_of(entry.condition), []).append(entry)
+        return rows
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of the table's rows, in the order in which they were run."""
+        return list(self._by_row)
+
+    @cached_property
+    def figures(self) -> dict[str, dict[str, Cell]]:
+        """Every row's cells by measure, without those that nothing was asked for."""
+        return {row: dict(self._cells(row)) for row in self.rows}
+
+    def _cells(self, row: str) -> Iterator[tuple[str, Cell]]:
+        for name, (label, counts) in MEASURES.items():
+            found = [entry for entry in self._by_row[row] if entry.label == label and not entry.error]
+            if not found:
+                continue
+            hits = {entry.key: counts(entry, self.judge) for entry in found}
+            seeds: dict[str, list[bool]] = {}
+            for (condition, _), hit in hits.items():
+                seeds.setdefault(condition, []).append(hit)
+            rates = tuple(100 * fmean(seed) for seed in seeds.values())
+            paired = self._paired(found, hits, counts) if name in PAIRED and row != UNSTEERED else None
+            yield name, Cell(Rate(sum(hits.values()), len(hits)), rates, paired)
+
+    def _paired(self, found: list[Entry], hits: Mapping[tuple[str, str], bool], counts: Counts) -> Paired | None:
+        before = {e.record: counts(e, self.judge) for e in self._unsteered if not e.error}
+        pairs = [(before[e.record], hits[e.key]) for e in found if e.record in before]
+        return Paired.of([b for b, _ in pairs], [a for _, a in pairs]) if pairs else None
+
+    @property
+    def _unsteered(self) -> list[Entry]:
+        return self._by_row.get(UNSTEERED, [])
+
+    def mean(self, row: str, value: str, label: str | None = None) -> float | None:
+        """Return the mean of an entry's `value` ("fluency", "opening") over a row, of one label or of all."""
+        found = [getattr(e, value) for e in self._by_row[row] if label in (None, e.label)]
+        known = [number for number in found if number is not None]
+        return fmean(known) if known else None
+
+    def time_ratio(self, row: str) -> float | None:
+        """Return a row's time an answer over the unsteered one's, on the records that both answered."""
+        before = {entry.record: entry.seconds for entry in self._unsteered if not entry.error}
+        pairs = [(e.seconds, before[e.record]) for e in self._by_row[row] if e.record in before and not e.error]
+        below = sum(b for _, b in pairs)
+        return sum(a for a, _ in pairs) / below if below else None
+
+    @property
+    def agreements(self) -> dict[str, Agreement]:
+        """How far each other judge agrees with the main one, over all requests that both judged."""
+        others = dict.fromkeys(name for e in self.entries for name in e.verdicts if name != self.judge)
+        found = {}
+        for name in others:
+            both = [e for e in self.entries if {name, self.judge} <= e.verdicts.keys() and e.label != "question"]
+            found[name] = agreement([e.verdicts[self.judge] for e in both], [e.verdicts[name] for e in both])
+        return found
+
+    @property
+    def failed(self) -> list[Entry]:
+        """The records that could not be answered, with the reasons."""
+        return [entry for entry in self.entries if entry.error]
+
+    def table(self) -> str:
+        """Return the Markdown table: percent with the 95% Wilson interval, mean log-probability, time."""
+        names = [name for name in MEASURES if any(name in cells for cells in self.figures.values())]
+        lines = [_line("condition", *names, "log-probability", "time"), "|---" * (len(names) + 3) + "|"]
+        for row, cells in self.figures.items():
+            shown = [str(cells[name]) if name in cells else "" for name in names]
+            lines.append(_line(row, *shown, _number(self.mean(row, "fluency"), ".2f"), _number(self.time_ratio(row))))
+        return "\n".join([*lines, "", self.note(), "", *self._judges()])
+
+    def paired_table(self) -> str:
+        """Return the Markdown table of differences to the unsteered row: points, 95% bootstrap, McNemar's p."""
+        names = [name for name in PAIRED if any(name in cells for cells in self.figures.values())]
+        lines = [_line("condition", *(f"{name}, points" for name in names)), "|---" * (len(names) + 1) + "|"]
+        for row, cells in self.figures.items():
+            pairs = [cells[name].paired if name in cells else None for name in names]
+            if any(pairs):
+                lines.append(_line(row, *(str(pair) if pair else "" for pair in pairs)))
+        return "\n".join(lines)
+
+    def note(self) -> str:
+        """Return what the figures are of: counts, split, judge."""
+        counts = {label: cell.rate.n for label, cell in self._sizes.items()}
+        sizes = ", ".join(f"{n:,} {label}" for label, n in counts.items())
+        failed = f"; {len(self.failed)} answers are missing (rows.jsonl says why)" if self.failed else ""
+        return (
+            f"n: {sizes} a row and seed; split: {self.settings['split']}; judge: {self.judge}{failed}. Percent (95% "
+            "Wilson interval); log-probability a token under the unsteered text-only model; time an answer, unsteered 1."
+        )
+
+    @property
+    def _sizes(self) -> dict[str, Cell]:
+        cells = self.figures.get(UNSTEERED) or next(iter(self.figures.values()), {})
+        return {MEASURES[name][0]: cell for name, cell in cells.items()}
+
+    def _judges(self) -> list[str]:
+        return [f"Agreement of {self.judge} with {name}: {found}." for name, found in self.agreements.items()]
+
+    def json(self) -> dict[str, object]:
+        """Return everything but the answers, for `results.json`."""
+        rows = {
+            row: {
+                "figures": {name: _cell(cell) for name, cell in cells.items()},
+                "fluency": self.mean(row, "fluency"),
+                "opening": {label: self.mean(row, "opening", label) for label in ("harmful", "harmless")},
+                "time ratio": self.time_ratio(row),
+            }
+            for row, cells in self.figures.items()
+        }
+        agreements = {name: asdict(found) for name, found in self.agreements.items()}
+        return {**self.settings, "judge": self.judge, "agreement": agreements, "rows": rows}
+
+
+def _cell(cell: Cell) -> dict[str, object]:
+    rate = cell.rate
+    whole = {"percent": rate.percent, "interval": rate.interval, "count": rate.count, "n": rate.n, "seeds": cell.seeds}
+    return whole | ({"paired": asdict(cell.paired)} if cell.paired else {})
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,185 @@
+"""One evaluation from beginning to end: model, records, conditions, answers, verdicts, report."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from ..data import Layout, load_records, split_of
+from ..errors import CmrmError
+from ..guard import GuardJudge
+from ..judges import Judge, PhraseJudge
+from ..options import DeviceMap, Quantization, Split, check_choice
+from ..pocket.judge import PocketJudge
+from ..pocket.splits import records as pocket_records
+from ..records import Record
+from ..workbench import Workbench
+from .catalog import GROUPS, conditions
+from .journal import Entry, Journal, dump, parse, write
+
+from .page import page
+from .paper import paper_table
+from .processes import Processes
+from .report import Report
+from .study import LABELS, Condition, Progress, Study, judged_by
+
+POCKET = "pocket"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to evaluate; the names are those of the command's options.
+
+    `requests` and `questions` are how many records of each label are taken (None: all there are).
+    """
+
+    out: Path
+    model: str = POCKET
+    quantization: Quantization = "auto"
+    device_map: DeviceMap | None = None
+    plain_template: bool = False
+    offsets: str | None = None
+    data: str = POCKET
+    layout: Layout = "auto"
+    images: Path | None = None
+    skip_bad: bool = False
+    split: Split = "test"
+    requests: int | None = None
+    questions: int | None = None
+    groups: tuple[str, ...] = tuple(GROUPS)
+    alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    judge: str = ""
+    batch: int = 16
+    max_new_tokens: int = 128
+    paper: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("split", self.split, Split)
+        if min(self.batch, self.max_new_tokens, self.requests or 1, self.questions or 1) < 1:
+            raise CmrmError("batch, max_new_tokens, requests and questions must be at least 1; give larger numbers.")
+        if unknown := sorted(set(self.groups) - set(GROUPS)):
+            raise CmrmError(f"rows names {', '.join(map(repr, unknown))}, but must be some of {', '.join(GROUPS)}.")
+        if self.data == POCKET and self.model != POCKET:
+            raise CmrmError(
+                f"No data ships for {self.model!r}; give --data FILE or --data hf:NAME (docs/data.md says what can be read)."
+            )
+        if self.data == POCKET and self.split == "all":
+            raise CmrmError("The pocket model's records have a dev and a test split; choose one of them.")
+
+
+def evaluate(plan: Plan, progress: Progress | None = None, say: Callable[[str], None] = print) -> Report | None:
+    """Answer, judge and report; return the report, or None in all but the first of several processes.
+
+    Raises:
+        CmrmError: a plan, a model, data or an output folder that can't be used, with the reason.
+    """
+    processes, started = Processes.current(), time.monotonic()
+    bench = Workbench.open(
+        plan.model,
+        plan.quantization,
+        plan.offsets,
+        device_map=processes.device or plan.device_map,
+        plain_template=plan.plain_template,
+    )
+    for note in bench.notes if processes.main else ():
+        say(note)
+    records = _records(plan, say if processes.main else lambda _: None)
+    rows = conditions(bench, records, plan.groups, plan.alphas)
+    judges: list[Judge] = [PocketJudge(), PhraseJudge()] if plan.data == POCKET else [PhraseJudge()]
+    study = Study(bench.vlm, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
+    settings = _settings(plan, bench, records, rows)
+    journal = Journal(plan.out, settings, processes.index)
+    processes.wait()  # every process has read what there was, before any of them adds to it
+    study.run(journal, processes, progress if processes.main else None)
+    gathered = processes.gather(dump(journal.entries.values()))
+    if not processes.main:
+        return None
+    journal.entries.update((entry.key, entry) for blob in gathered[1:] for entry in parse(blob))
+    cost = {"hours": (time.monotonic() - started) / 3600, "gpu_memory": _gpu_memory(), "processes": processes.count}
+    main = judges[0].name
+    keys = study.keys
+    if plan.judge:
+        # The guard may need the memory that the model has.
+        del bench, study, rows
+        gc.collect()
+        main = _guarded(plan.judge, journal, records, say)
+    report = Report({**settings, **_circumstances(), "cost": cost}, journal.finish(keys), main)
+    _write(plan, report, records)
+    return report
+
+
+def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
+    """The records of the split, at most so many of each label, in the data's order."""
+    wanted = {"harmful": plan.requests, "harmless": plan.requests, "question": plan.questions}
+    if plan.data == POCKET:
+        defaults = {"harmful": 400, "harmless": 400, "question": 1000}
+        return [
+            record
+            for label in LABELS
+            for record in pocket_records(plan.split, label, wanted[label] or defaults[label])
+        ]
+    skip = say if plan.skip_bad else None
+    found = load_records(plan.data, layout=plan.layout, images=plan.images, skip=skip)
+    chosen = [record for record in found if plan.split in ("all", split_of(record))]
+    by_label = [[record for record in chosen if record.label == label][: wanted[label]] for label in LABELS]
+    records = [record for group in by_label for record in group]
+    if not records:
+        raise CmrmError(f"{plan.data!r} has no records in the {plan.split} split; choose another --split.")
+    return records
+
+
+def _guarded(name: str, journal: Journal, records: Sequence[Record], say: Callable[[str], None]) -> str:
+    judge = GuardJudge.load(name.removeprefix("hf:"))
+    say(f"judging by {judge.name}")
+    for judged in judged_by(judge, list(journal.entries.values()), records):
+        journal.add(judged)
+    return judge.name
+
+
+def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Sequence[Condition]) -> dict[str, object]:
+    """What an answer depends on: a run goes on only where all of it is the same."""
+    origin = {name: value for name, value in asdict(bench.offsets.origin).items() if name not in ("created", "versions")}
+    digest = hashlib.sha256("".join(f"{r.id}\0{r.label}\0{r.digest()}\n" for r in records).encode()).hexdigest()
+    return {
+        "model": asdict(bench.vlm.identity),
+        "pocket": plan.model == POCKET,
+        "data": plan.data,
+        "records": digest,
+        "split": plan.split,
+        "offsets": {**origin, "anchor set": bench.anchors},
+        "recipes": {name: asdict(recipe) for name, recipe in bench.recipes.items()},
+        "conditions": {row.name: row.settings() for row in rows},
+        "batch": plan.batch,
+        "max_new_tokens": plan.max_new_tokens,
+    }
+
+
+def _circumstances() -> dict[str, object]:
+    packages = ("torch", "transformers", "bitsandbytes", "accelerate")
+    return {
+        "command": " ".join(["python -m cmrm", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _gpu_memory() -> int:
+    """Peak bytes of this process's GPUs, 0 without one."""
+    return sum(torch.cuda.max_memory_allocated(k) for k in range(torch.cuda.device_count()))
+
+
+def _write(plan: Plan, report: Report, records: Sequence[Record]) -> None:
+    table = paper_table(report) + "\n\n" + report.table() if plan.paper else report.table()
+    write(plan.out / "table.md", f"{table}\n\n{report.paired_table()}\n")
+    write(plan.out / "results.json", json.dumps(report.json(), indent=2))
+    write(plan.out / "report.html", page(report, records, []))

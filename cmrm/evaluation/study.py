@@ -1,0 +1,186 @@
+"""Every condition's answer to every record, in batches, journalled: what was answered is never answered again."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..errors import CmrmError
+from ..fluency import pair_log_probabilities
+from ..judges import Judge
+from ..methods import Defence
+from ..model import Inputs, Vlm
+from ..openings import refusal_openings
+from ..options import Positions, Steps
+from ..records import Record
+from ..steering import steer
+from .batches import Answered, alike, answer_batch
+from .journal import Entry, Journal
+from .processes import Processes
+
+Progress = Callable[[int, int], None]
+LABELS = ("harmful", "harmless", "question")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row of the table: what the model is asked and what is added, how much and where.
+
+    Conditions named "... #1", "... #2" are seeds of one row. `labels` are the kinds of record that it answers.
+    """
+
+    name: str
+    group: str
+    defence: Defence
+    alpha: float = 1.0
+    layers: tuple[int, ...] | None = None
+    positions: Positions = "last"
+    steps: Steps = "prompt"
+    labels: tuple[str, ...] = LABELS
+
+    def settings(self) -> dict[str, object]:
+        """Return what the condition is, as JSON."""
+        layers = None if self.layers is None else list(self.layers)
+        where = {"layers": layers, "positions": self.positions, "steps": self.steps}
+        return {"group": self.group, "alpha": self.alpha, **where}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Records and conditions, answered `batch` records at a time.
+
+    What shares a batch is settled by the records alone, so neither an interruption nor the number of processes
+    changes an answer. With `strict` the first record that can't be answered ends the run.
+    """
+
+    vlm: Vlm
+    records: Sequence[Record]
+    conditions: Sequence[Condition]
+    judges: Sequence[Judge]
+    batch: int = 16
+    max_new_tokens: int = 128
+    strict: bool = False
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """Return every condition and record to be answered, in the order of the report."""
+        return [(c.name, r.id) for c in self.conditions for r in self.records if r.label in c.labels]
+
+    def run(self, journal: Journal, processes: Processes, progress: Progress | None = None) -> None:
+        """Answer what the journal lacks, sharing the batches among processes.
+
+        Raises:
+            CmrmError: memory for not even one row, or with `strict` a record that can't be answered.
+        """
+        mine = self._batches()[processes.index :: processes.count]
+        total = sum(record.label in c.labels for batch in mine for record in batch for c in self.conditions)
+        done, openings = 0, refusal_openings(self.vlm)
+        for batch in mine:
+            work = _Batch(self, openings)
+            for condition in self.conditions:
+                chosen = [record for record in batch if record.label in condition.labels]
+                if any((condition.name, record.id) not in journal.entries for record in chosen):
+                    journal.add(work.entries(condition, chosen))
+                done += len(chosen)
+                if progress:
+                    progress(done, total)
+
+    def _batches(self) -> list[list[Record]]:
+        """Records of one kind and of about one length, so that little is padding and no row waits long for the rest."""
+        ordered = sorted(self.records, key=lambda r: (LABELS.index(r.label), len(r.prompt), r.id))
+        kinds = [[r for r in ordered if r.label == label] for label in LABELS]
+        return [kind[k : k + self.batch] for kind in kinds for k in range(0, len(kind), self.batch)]
+
+
+class _Batch:
+    """Records that are answered together under each condition; each kind of prompt is encoded once."""
+
+    def __init__(self, study: Study, openings: frozenset[int]) -> None:
+        self.study, self.openings = study, openings
+        self.encoded: dict[str, Inputs] = {}
+
+    def entries(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
+        """Answer and judge; a record that can't be encoded gets an entry with the reason."""
+        shown = {record.id: self._inputs(condition, record) for record in records}
+        failed = {key: error for key, error in shown.items() if isinstance(error, CmrmError)}
+        if failed and self.study.strict:
+            key, error = next(iter(failed.items()))
+            raise CmrmError(f"Record {key!r} under {condition.name!r}: {error}")
+        good = [record for record in records if record.id not in failed]
+        inputs = [one for one in shown.values() if not isinstance(one, CmrmError)]
+        made = [Entry(condition.name, key, _label(records, key), error=str(error)) for key, error in failed.items()]
+        for group in alike(inputs) if good else ():
+            chosen = [good[index] for index in group]
+            started = time.perf_counter()
+            answers = self._answers(condition, chosen, [inputs[index] for index in group])
+            share = (time.perf_counter() - started) / len(group)
+            made += self._judged(condition, chosen, answers, share)
+        return made
+
+    def _inputs(self, condition: Condition, record: Record) -> Inputs | CmrmError:
+        try:
+            shown = condition.defence.shown(record)
+            key = shown.digest()
+            if key not in self.encoded:
+                inputs = self.study.vlm.encode(shown.prompt, shown.image)
+                self.study.vlm.check_length(inputs["input_ids"].shape[1], self.study.max_new_tokens)
+                self.encoded[key] = inputs
+            return self.encoded[key]
+        except CmrmError as error:
+            return error
+
+    def _answers(self, condition: Condition, records: Sequence[Record], inputs: Sequence[Inputs]) -> list[Answered]:
+        vlm, c = self.study.vlm, condition
+        try:
+            added = c.defence.steering(records)
+            hooks = added and steer(vlm, added, c.alpha, layers=c.layers, positions=c.positions, steps=c.steps)
+            return answer_batch(
+                vlm, inputs, hooks, max_new_tokens=self.study.max_new_tokens, openings=self.openings
+            )
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            if len(records) == 1:
+                raise CmrmError(
+                    "Memory ran out on a single answer; use another quantization or device, or ask for fewer tokens."
+                ) from error
+        half = len(records) // 2
+        parts = (slice(None, half), slice(half, None))
+        return [answer for part in parts for answer in self._answers(c, records[part], inputs[part])]
+
+    def _judged(
+        self, condition: Condition, records: Sequence[Record], answers: Sequence[Answered], seconds: float
+    ) -> list[Entry]:
+        texts = [answer.text for answer in answers]
+        verdicts = {judge.name: judge.verdicts(records, texts) for judge in self.study.judges}
+        alone = [self.study.vlm.encode(record.prompt, None) for record in records]
+        fluency = pair_log_probabilities(self.study.vlm, alone, [answer.ids for answer in answers])
+        return [
+            Entry(
+                condition.name,
+                record.id,
+                record.label,
+                answer.text,
+                {name: given[k] for name, given in verdicts.items()},
+                record.accepts(answer.text) if record.label == "question" else None,
+                len(answer.ids),
+                round(seconds, 4),
+                round(answer.opening, 6),
+                None if fluency[k] is None else round(fluency[k], 4),
+            )
+            for k, (record, answer) in enumerate(zip(records, answers, strict=True))
+        ]
+
+
+def _label(records: Sequence[Record], key: str) -> str:
+    return next(record.label for record in records if record.id == key)
+
+
+def judged_by(judge: Judge, entries: Sequence[Entry], records: Sequence[Record], size: int = 64) -> Iterator[list[Entry]]:
+    """Yield entries with one more judge's verdict, `size` at a time, leaving out those that have it or no answer."""
+    known = {record.id: record for record in records}
+    left = [e for e in entries if not e.error and judge.name not in e.verdicts and e.label != "question"]
+    for start in range(0, len(left), size):
+        part = left[start : start + size]
+        verdicts = judge.verdicts([known[e.record] for e in part], [e.text for e in part])
+        yield [replace(e, verdicts={**e.verdicts, judge.name: v}) for e, v in zip(part, verdicts, strict=True)]
