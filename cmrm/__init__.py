@@ -7,7 +7,7 @@ from .errors import CmrmError, CmrmWarning
 
 if TYPE_CHECKING:
     from .comparison import Row, Step, compare
-    from .extraction import extract_offsets, prompt_offsets
+    from .extraction import extract_offsets, many_prompt_offsets, prompt_offsets
     from .model import Vlm
     from .offsets import Offsets
     from .steering import PerRow, Steering, steer
@@ -23,13 +23,14 @@ __all__ = [
     "Vlm",
     "compare",
     "extract_offsets",
+    "many_prompt_offsets",
     "prompt_offsets",
     "steer",
 ]
 
 _HOMES = {
     "comparison": ("Row", "Step", "compare"),
-    "extraction": ("extract_offsets", "prompt_offsets"),
+    "extraction": ("extract_offsets", "many_prompt_offsets", "prompt_offsets"),
     "model": ("Vlm",),
     "offsets": ("Offsets",),
     "steering": ("PerRow", "Steering", "steer"),

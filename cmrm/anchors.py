@@ -17,8 +17,17 @@ class AnchorSet:
     groups: tuple[str, ...]
 
     def only(self, *groups: str) -> "AnchorSet":
-        """Return the texts of the given groups, named after them."""
+        """Return the texts of the given groups, named after them.
+
+        Raises:
+            CmrmError: no text is in any of them.
+        """
         pairs = [pair for pair in zip(self.texts, self.groups, strict=True) if pair[1] in groups]
+        if not pairs:
+            raise CmrmError(
+                f"The anchor set {self.name!r} has no {' or '.join(groups)} text, only {sorted(set(self.groups))}; "
+                "choose from those, or give anchors with these groups."
+            )
         return AnchorSet(f"{self.name}:{'+'.join(groups)}", tuple(t for t, _ in pairs), tuple(g for _, g in pairs))
 
 

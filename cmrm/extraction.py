@@ -5,7 +5,7 @@ import importlib.metadata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
@@ -48,7 +48,7 @@ def extract_offsets(
     `progress(done, total)` is told of each pass.
 
     Raises:
-        CmrmError: no anchors, an empty anchor, an unknown estimator or corruption.
+        CmrmError: no anchors, an empty anchor, an unknown estimator or corruption, pc1 of one anchor.
     """
     check_choice("estimator", estimator, Estimator)
     if isinstance(anchors, str) or not anchors:
@@ -73,6 +73,34 @@ def prompt_offsets(
 ) -> Offsets:
     """Measure the sample-level offsets: h_t - h_c of this very prompt (`extract_offsets` of one text)."""
     return extract_offsets(vlm, [prompt], estimator=estimator, corruption=corruption)
+
+
+def many_prompt_offsets(
+    vlm: Vlm, prompts: Sequence[str], *, estimator: Estimator = "sequential", corruption: Corruption = "white"
+) -> list[Offsets]:
+    """Measure the sample-level offsets of many prompts in shared batches: `prompt_offsets` of each, in order.
+
+    With the sequential estimator each row's own gap is closed while its pass runs.
+
+    Raises:
+        CmrmError: no prompts, one that can't be encoded, an unknown corruption, pc1 or an unknown estimator.
+    """
+    check_choice("estimator", estimator, Estimator)
+    blank = vlm.corrupted(corruption)
+    texts = last_states(vlm, prompts, [None] * len(prompts))
+    source = _Batches.of(vlm, prompts, [blank] * len(prompts))
+    report = _Counter(None, 0)
+    if estimator == "sequential":
+        values = torch.zeros_like(texts)
+        source.states(report, lambda group: steer(vlm, _RunningGap(texts, values, group), 1.0))
+    else:
+        gaps = (texts - source.states(report)).unbind()
+        values = torch.stack([ESTIMATORS[estimator](gap[None]) for gap in gaps])
+    made = _origin(prompts[:1], estimator, corruption)
+    return [
+        Offsets(value, vlm.identity, replace(made, anchors_sha256=anchors_digest([prompt])))
+        for prompt, value in zip(prompts, values, strict=True)
+    ]
 
 
 def last_states(
@@ -101,6 +129,8 @@ def _mean(differences: torch.Tensor) -> torch.Tensor:
 
 
 def _first_component(differences: torch.Tensor) -> torch.Tensor:
+    if len(differences) < 2:
+        raise CmrmError('The estimator "pc1" needs at least two texts to differ from each other; choose another.')
     return torch.stack([_oriented_component(layer) for layer in differences.unbind(dim=1)])
 
 
@@ -126,9 +156,9 @@ def _sequential(source: "_Batches", texts: torch.Tensor, report: "_Counter") -> 
 
 def _sequential_at_once(source: "_Batches", texts: torch.Tensor, report: "_Counter") -> torch.Tensor:
     """The same where all anchors run in one batch: each layer's gap is known when the pass gets there."""
-    gaps = _RunningGap(texts.mean(dim=0), torch.zeros(texts.shape[1:]))
-    source.states(report, _always(source.vlm, gaps))
-    return gaps.values
+    values = torch.zeros(1, *texts.shape[1:])
+    source.states(report, _always(source.vlm, _RunningGap(texts.mean(dim=0, keepdim=True), values, [0])))
+    return values[0]
 
 
 def _always(vlm: Vlm, steering: Steering) -> Hooks:
@@ -146,12 +176,22 @@ class _Below:
 
 @dataclass(frozen=True)
 class _RunningGap:
-    target: torch.Tensor
+    """Closes the gap to `rows` of `targets` while a pass runs, layer by layer, and keeps it in those of `values`.
+
+    Both are `(prompts, layers, hidden)`. One row stands for the mean of the batch, as many for each by itself.
+    """
+
+    targets: torch.Tensor
     values: torch.Tensor
+    rows: Sequence[int]
 
     def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        self.values[layer] = self.target[layer] - state.float().mean(dim=(0, 1)).cpu()
-        return self.values[layer].to(state.device)
+        states = state[:, -1].float().cpu()
+        if len(self.rows) == 1:
+            states = states.mean(dim=0, keepdim=True)
+        gaps = self.targets[self.rows, layer] - states
+        self.values[self.rows, layer] = gaps
+        return gaps[:, None].to(state.device)
 
 
 @dataclass

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .anchors import load_anchors
-from .controls import random_direction
 from .errors import CmrmError
 from .extraction import Progress, extract_offsets
 from .judge import Verdict
+from .methods.controls import random_direction
 from .offsets import Offsets
 from .options import Estimator, Quantization, Split, Steps, check_choice
 from .pocket.judge import JUDGE, pocket_verdict

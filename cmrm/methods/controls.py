@@ -1,0 +1,86 @@
+"""Steerings that a claim about CMRM has to stand beside: as long as its offsets, or measured as they are."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import normalize
+
+from ..anchors import AnchorSet
+from ..errors import CmrmError
+from ..extraction import extract_offsets
+from ..model import Vlm
+from ..offsets import Offsets
+from ..options import Corruption, Estimator
+from ..records import Record
+from ..steering import PerRow
+from .defence import Defence, with_prompt
+from .levels import DatasetLevel, SampleLevel
+
+
+def random_direction(offsets: Offsets, seed: int) -> Offsets:
+    """Return random vectors, layer by layer as long as those of `offsets`."""
+    return _as_long_as(offsets, torch.randn(offsets.values.shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def sign_flip(anchors: Sequence[Offsets], offsets: Offsets, seed: int) -> Offsets:
+    """Return the mean of s_i d_i over anchors, s_i = +1 or -1 at random, layer by layer as long as `offsets`.
+
+    `anchors` holds each anchor's own offsets d_i (`many_prompt_offsets`): h_t - h_c, or for sequential
+    ones the gap that is left when that anchor alone is closed below; flipping inside the dataset-level
+    pass would change what every layer above it measures. Unlike a random direction, the result lies in
+    the span of real differences. It is no clean null: its part along the mean is the mean of the signs,
+    magnified by the rescaling, so take several seeds.
+    """
+    signs = torch.randint(0, 2, (len(anchors), 1, 1), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
+    return _as_long_as(offsets, (signs * torch.stack([one.values for one in anchors])).mean(dim=0))
+
+
+def _as_long_as(offsets: Offsets, values: torch.Tensor) -> Offsets:
+    return Offsets(normalize(values, dim=-1) * offsets.values.norm(dim=-1, keepdim=True), offsets.fits)
+
+
+def only_anchors(
+    vlm: Vlm, anchors: AnchorSet, group: str, *, estimator: Estimator = "sequential", corruption: Corruption = "white"
+) -> DatasetLevel:
+    """Return dataset-level offsets of one group of anchors, such as "harmless".
+
+    Raises:
+        CmrmError: the anchors have no such group.
+    """
+    texts = anchors.only(group).texts
+    return DatasetLevel(
+        extract_offsets(vlm, texts, estimator=estimator, corruption=corruption), f"{group}-only anchors"
+    )
+
+
+@dataclass(frozen=True)
+class OtherPrompt(Defence):
+    """Sample-level offsets of another prompt: what is left of them when they don't fit.
+
+    The other prompt is drawn from `prompts` by `seed` and the record's own prompt, so it does not depend on
+    the batch.
+    """
+
+    sample: SampleLevel
+    prompts: tuple[str, ...]
+    seed: int = 0
+    name: str = "sample-level of another prompt"
+
+    def steering(self, records: Sequence[Record]) -> PerRow:
+        """Measure each record's other prompt.
+
+        Raises:
+            CmrmError: `prompts` holds none but the record's own.
+        """
+        return self.sample.steering([with_prompt(record, self.other(record.prompt)) for record in records])
+
+    def other(self, prompt: str) -> str:
+        """Return the prompt that stands in for `prompt`."""
+        others = [one for one in self.prompts if one != prompt]
+        if not others:
+            raise CmrmError("There is no other prompt to measure offsets on; give at least two different prompts.")
+        return random.Random(f"{self.seed} {prompt}").choice(others)
