@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -12,7 +13,7 @@ from .options import Corruption, check_choice
 MAX_PIXELS = 50_000_000
 
 
-def open_image(source: Image.Image | str | Path) -> Image.Image:
+def open_image(source: Image.Image | str | Path | BinaryIO) -> Image.Image:
     """Return the picture as upright RGB, transparent parts on white.
 
     Raises:

@@ -1,7 +1,6 @@
 """A model with its recipes and dataset-level offsets: what the page, the API and the CLI ask."""
 
 import hashlib
-import os
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from .extraction import Progress, anchors_digest, extract_offsets, prompt_offset
 from .model import Vlm
 from .offsets import Offsets
 from .options import DeviceMap, Method, Quantization, check_choice, checked_alphas
-from .paths import ASSETS
+from .paths import ASSETS, cache_folder
 from .recipes import Recipe, recipes_for
 
 
@@ -165,9 +164,3 @@ def _cached(vlm: Vlm, anchors: AnchorSet, recipe: Recipe, progress: Progress | N
     except CmrmError as error:
         warnings.warn(f"{error} They are computed again at the next start.", CmrmWarning, stacklevel=2)
     return offsets
-
-
-def cache_folder() -> Path:
-    """Return where computed offsets are kept: $CMRM_CACHE, or `cmrm` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmrm"
-    return Path(os.environ.get("CMRM_CACHE") or default)

@@ -1,0 +1,150 @@
+"""Data files: where a source leads, and the rows of each file."""
+
+import csv
+import glob
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import parse_hf_uri, snapshot_download
+
+from ..errors import CmrmError, first_sentence
+
+HUB = "hf://"
+_BATCH = 32  # rows of a parquet file in memory at once: their pictures may be large
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of a data file: its values by column; `where` is its place in the file, such as "line 3"."""
+
+    values: dict[str, Any]
+    file: Path
+    where: str
+
+    def fault(self, why: str) -> CmrmError:
+        """Return an error that names this row; `why` says what is wrong and what to do."""
+        return CmrmError(f"{self.file.name}, {self.where}: {why}")
+
+    def text(self, column: str) -> str:
+        """Return a column's text.
+
+        Raises:
+            CmrmError: the column is missing, blank or holds no text.
+        """
+        value = self.values.get(column)
+        if isinstance(value, (dict, list, bytes)) or value is None or not str(value).strip():
+            raise self.fault(f"there is no {column!r}; write it there, or leave the record out.")
+        return str(value)
+
+    @property
+    def id(self) -> str:
+        """The row's own id, else one made of the file's name and the place in it."""
+        return self.text("id") if self.values.get("id") is not None else f"{self.file.stem}-{self.where.split()[-1]}"
+
+
+def located(source: str) -> list[Path]:
+    """Return the files that a path, a pattern such as `data/*.json`, or either of them in a repository of the hub names.
+
+    A repository is fetched into the hub's own cache, and read from there with HF_HUB_OFFLINE=1.
+
+    Raises:
+        CmrmError: no such file, or a repository that can't be read.
+    """
+    root, pattern = _fetched(source) if source.startswith(HUB) else (Path(), source)
+    if (root / pattern).is_file():
+        return [root / pattern]
+    found = [root / name for name in sorted(glob.glob(pattern, root_dir=root, recursive=True))]
+    files = [path for path in found if path.is_file()]
+    if not files:
+        raise CmrmError(f"There is no data file {source!r}; check the path, and for a folder put `/*.jsonl` behind it.")
+    return files
+
+
+def _fetched(source: str) -> tuple[Path, str]:
+    try:
+        place = parse_hf_uri(source)
+        if not place.path_in_repo:
+            raise ValueError("it names no file in the repository")
+        folder = snapshot_download(
+            place.id, repo_type=place.type, revision=place.revision, allow_patterns=place.path_in_repo
+        )
+    # The hub's client reports a bad address, a missing file and a missing network by many exception types.
+    except Exception as error:
+        raise CmrmError(
+            f"The data {source!r} could not be read from the hub ({first_sentence(error)}); check the address "
+            f"({HUB}datasets/owner/name[@revision]/file), the network, and HF_TOKEN if it is gated."
+        ) from error
+    return Path(folder), place.path_in_repo
+
+
+def rows(path: Path) -> Iterator[Row | CmrmError]:
+    """Yield the rows of a JSONL, JSON, CSV, TSV or parquet file, and an error in place of one that is none.
+
+    Raises:
+        CmrmError: a file of another kind, or one that can't be read on.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise CmrmError(f"{path.name!r} is none of {', '.join(_READERS)}; convert it to one of them.")
+    try:
+        for where, values in reader(path):
+            row = Row(values if isinstance(values, dict) else {}, path, where)
+            yield row if isinstance(values, dict) else row.fault(f"{values}; mend it, or take it out.")
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        if isinstance(error, CmrmError):
+            raise
+        raise CmrmError(
+            f"{path.name!r} could not be read ({first_sentence(error)}); give a whole file, text in UTF-8."
+        ) from error
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield f"line {number}", _object(line)
+
+
+def _object(line: str) -> dict | str:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"it is not JSON ({first_sentence(error)})"
+    return values if isinstance(values, dict) else "it is no JSON object"
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    """A list of objects, or an object of them, whose keys are their ids."""
+    whole = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(whole, (list, dict)):
+        raise ValueError("it holds neither a list nor an object")
+    for key, values in whole.items() if isinstance(whole, dict) else enumerate(whole, 1):
+        with_id = {"id": key} if isinstance(whole, dict) else {}
+        yield f"entry {key}", {**with_id, **values} if isinstance(values, dict) else "it is no JSON object"
+
+
+def _table(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        for values in reader:
+            whole = None not in values and None not in values.values()
+            yield f"line {reader.line_num}", values if whole else "its fields are not those of the header"
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise CmrmError(f"Reading {path.name!r} needs pyarrow; run `pip install pyarrow`.") from error
+    number = 0
+    with ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_BATCH):
+            for values in batch.to_pylist():
+                number += 1
+                yield f"row {number}", values
+
+
+_READERS = {".jsonl": _json_lines, ".json": _json, ".csv": _table, ".tsv": _table, ".parquet": _parquet}

@@ -1,0 +1,83 @@
+"""A source of data -> records, by the layout that its columns show."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+from ..errors import CmrmError
+from ..options import check_choice
+from ..records import Record
+from . import figstep, generic, mmsafetybench, scienceqa, vlsafe, xstest
+from .files import Row, located, rows
+from .pictures import Pictures
+
+Layout = Literal["auto", "vlsafe", "mm-safetybench", "figstep", "xstest", "scienceqa", "generic"]
+
+
+class _Reader(Protocol):
+    """What the module of a layout has."""
+
+    def fits(self, row: Row) -> bool: ...
+
+    def read(self, row: Row, pictures: Pictures) -> Iterator[Record]: ...
+
+
+# In the order in which they are tried: the generic layout's columns are also among those of others.
+_READERS: dict[Layout, _Reader] = {
+    "vlsafe": vlsafe,
+    "mm-safetybench": mmsafetybench,
+    "figstep": figstep,
+    "xstest": xstest,
+    "scienceqa": scienceqa,
+    "generic": generic,
+}
+
+
+def load_records(
+    source: str,
+    *,
+    layout: Layout = "auto",
+    images: Path | None = None,
+    skip: Callable[[str], None] | None = None,
+) -> list[Record]:
+    """Read records in the order of the files; docs/data.md describes sources and layouts.
+
+    `source` is a JSONL, JSON, CSV, TSV or parquet file, a pattern such as `questions/*.json`, or either of them in a
+    data set of the hub: `hf://datasets/owner/name[@revision]/file`. `images` is the folder where pictures are looked
+    for besides the data file's own, or one picture for every record without one.
+
+    Raises:
+        CmrmError: nothing there, or a bad record, by file and line; with `skip`, that sentence goes to it and the rest
+            is read on, and only if nothing is left it is an error.
+    """
+    check_choice("layout", layout, Layout)
+    pictures = Pictures(images and Path(images))
+    records: dict[str, Record] = {}
+    for file in located(str(source)):
+        reader = None if layout == "auto" else _READERS[layout]
+        for row in rows(file):
+            try:
+                if isinstance(row, CmrmError):
+                    raise row
+                reader = reader or _recognised(row)
+                for record in reader.read(row, pictures):
+                    if record.id in records:
+                        raise row.fault(f"another record has the id {record.id!r} too; give each one its own.")
+                    records[record.id] = record
+            except CmrmError as error:
+                if skip is None:
+                    raise
+                skip(str(error))
+    if not records:
+        raise CmrmError(f"{str(source)!r} holds no record that can be used; give a file with at least one.")
+    return list(records.values())
+
+
+def _recognised(row: Row) -> _Reader:
+    for reader in _READERS.values():
+        if reader.fits(row):
+            return reader
+    raise row.fault(
+        f"its columns ({', '.join(row.values)}) are those of no known layout; write at least 'prompt' and 'label', or "
+        f"name a layout: {', '.join(_READERS)}."
+    )

@@ -1,0 +1,21 @@
+"""VLSafe: harmful requests about photographs of COCO train2017 (`query`, `image_id`)."""
+
+from collections.abc import Iterator
+
+from ..records import Record
+from .files import Row
+from .pictures import Pictures
+
+
+def fits(row: Row) -> bool:
+    """Whether the row has VLSafe's columns."""
+    return {"query", "image_id"} <= row.values.keys()
+
+
+def read(row: Row, pictures: Pictures) -> Iterator[Record]:
+    """Yield the record; one picture given for all takes the photograph's place, as any image undoes the alignment."""
+    prompt, name = row.text("query"), row.text("image_id")
+    if name.isdigit():
+        name = f"{int(name):012}.jpg"
+    picture = pictures.given or pictures.named(row, name, f"train2017/{name}")
+    yield Record(row.id, prompt, picture, "harmful", category="VLSafe")

@@ -1,0 +1,23 @@
+"""XSTest: safe requests that sound unsafe, and their unsafe counterparts; texts, shown beside a blank picture."""
+
+from collections.abc import Iterator
+
+from ..records import Record
+from .files import Row
+from .pictures import Pictures
+
+_LABELS = {"safe": "harmless", "unsafe": "harmful"}
+
+
+def fits(row: Row) -> bool:
+    """Whether the row has XSTest's columns."""
+    return {"prompt", "type", "focus"} <= row.values.keys()
+
+
+def read(row: Row, pictures: Pictures) -> Iterator[Record]:
+    """Yield the record; files without a `label` mark unsafe requests by their type, `contrast_...`."""
+    kind = row.text("type")
+    label = row.text("label") if "label" in row.values else "unsafe" if kind.startswith("contrast") else "safe"
+    if label not in _LABELS:
+        raise row.fault(f"its label is {label!r}, but it must be safe or unsafe; mend it.")
+    yield Record(row.id, row.text("prompt"), pictures.given_or_blank, _LABELS[label], category=kind)
