@@ -1,6 +1,8 @@
 """A strict judge for the pocket model: its answers to requests are whole sentences of its language, or broken."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..judge import Verdict, verdict
 from ..records import Record
@@ -33,6 +35,17 @@ def pocket_verdict(record: Record, text: str) -> Verdict:
             restated = " ".join(filter(None, match.groups()))
             return meaning if _restates(restated, record.prompt) else "broken"
     return "broken"
+
+
+@dataclass(frozen=True)
+class PocketJudge:
+    """The strict judge as one of `cmrm.judges`."""
+
+    name: str = JUDGE
+
+    def verdicts(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
+        """Judge `texts`, the answers to `records` in the same order."""
+        return [pocket_verdict(record, text) for record, text in zip(records, texts, strict=True)]
 
 
 def _restates(said: str, prompt: str) -> bool:
