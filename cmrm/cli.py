@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import CmrmError
-from .options import Corruption, Estimator, Method, Quantization, Split, parse_alphas, parse_device_map
+from .options import (
+    Corruption,
+    Estimator,
+    Layout,
+    Method,
+    Preset,
+    Quantization,
+    Split,
+    parse_alphas,
+    parse_device_map,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,21 +212,65 @@ def inspect_command(
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder for results.json and table.md.")] = Path("results"),
-    model: Annotated[str, typer.Option(help="Only 'pocket' ships with data to be judged on.")] = "pocket",
-    quantization: Quantized = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for the report; a run that is in it goes on.")] = Path("results"),
+    data: Annotated[
+        str, typer.Option(help="'pocket', a JSONL, CSV or parquet file, or hf:NAME of the hub.")
+    ] = "pocket",
+    layout: Annotated[Layout, typer.Option(help="What the data's columns mean.")] = "auto",
+    images: Annotated[Path | None, typer.Option(help="Folder of the data's images, or one image for all.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that can't be used.")] = False,
     split: Annotated[Split, typer.Option(help="dev to tune, test for figures to quote.")] = "test",
-    requests: Annotated[int, typer.Option(help="Requests a row.")] = 400,
-    questions: Annotated[int, typer.Option(help="Questions about images.")] = 1000,
+    requests: Annotated[int | None, typer.Option(help="Most harmful and harmless requests; pocket: 400.")] = None,
+    questions: Annotated[int | None, typer.Option(help="Most questions about images; pocket: 1000.")] = None,
+    rows: Annotated[
+        str, typer.Option(help="Groups of rows: ceilings, cmrm, estimators, alphas, places, rivals, controls.")
+    ] = "ceilings,cmrm,estimators,alphas,places,rivals,controls",
+    preset: Annotated[
+        Preset, typer.Option(help="paper: the paper's rows beside its figures, instead of --rows.")
+    ] = "none",
+    alphas: Annotated[str, typer.Option(help="Of the group alphas.")] = "0.25:2:0.25",
+    judge: Annotated[str, typer.Option(help="A guard model beside the phrases: hf:NAME or a folder.")] = "",
+    batch: Annotated[int, typer.Option(help="Prompts in a batch.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
+    model: Model = "pocket",
+    quantization: Quantized = "auto",
+    device_map: Placed = "",
+    plain_template: Plain = False,
+    offsets: Stored = None,
 ) -> None:
-    """Measure refusals, over-refusals and answers about images, with controls; print the table."""
-    from .evaluation import evaluate_pocket
+    """Measure refusals, over-refusals and right answers under CMRM, rivals and controls; print the table.
 
-    report = evaluate_pocket(
-        model, quantization, split=split, requests=requests, questions=questions, progress=progress("answers")
+    May be interrupted and repeated, and shared among processes by `accelerate launch -m cmrm evaluate ...`.
+    """
+    from .evaluation import Plan, run
+
+    plan = Plan(
+        out,
+        model,
+        quantization,
+        parse_device_map(device_map),
+        plain_template,
+        offsets,
+        data,
+        layout,
+        images,
+        skip_bad,
+        split,
+        requests,
+        questions,
+        ("paper",) if preset == "paper" else tuple(name.strip() for name in rows.split(",")),
+        parse_alphas(alphas),
+        judge,
+        batch,
+        max_new_tokens,
     )
-    report.write(out)
-    print(report.table())
+    try:
+        report = run(plan, progress("answers"), say)
+    except KeyboardInterrupt:
+        say(f"Stopped. What was answered is kept in {str(out)!r}; the same command goes on from there.")
+        raise SystemExit(130) from None
+    if report:
+        print(report)
 
 
 def progress(what: str) -> "Progress":

@@ -44,6 +44,9 @@ class Agreement:
     share: Rate
     kappa: float
 
+    def __str__(self) -> str:
+        return f"{self.share} of {self.n:,} answers, kappa {self.kappa:.2f}"
+
 
 def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
     """Compare two judges' verdicts on the same answers.

@@ -15,8 +15,11 @@ Corruption = Literal["white", "black", "mean", "noise"]
 Positions = Literal["last", "all"]
 Steps = Literal["prompt", "all"]
 Split = Literal["dev", "test", "all"]
+Preset = Literal["none", "paper"]
+Layout = Literal["auto", "vlsafe", "mm-safetybench", "figstep", "xstest", "scienceqa", "generic"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 
 # How accelerate may spread a model by itself; any other device map names devices.
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")

@@ -35,7 +35,7 @@ def recipes_for(model: str) -> dict[Method, Recipe]:
 
 
 def rival_settings(model: str, layers: int) -> dict[str, RivalSetting]:
-    """Return alpha and layers of the rivals: those tuned on a dev split of `model`, or their papers' at `layers` layers.
+    """Return alpha and layers of the rivals: as tuned on a dev split of `model`, or as in their papers.
 
     "add" and "restore" use the refusal direction, at alpha 1: added at one layer in the middle, restored at all of
     them; "shiftdc" is at alpha 1 in layers 10 to 31 of 32, or the same part.

@@ -75,3 +75,7 @@ class Paired:
         """Return the two-sided p of McNemar's exact test: of b and c in fair coin tosses; 1 without any."""
         coins = self.b + self.c
         return min(1.0, 2 * sum(comb(coins, k) for k in range(min(self.b, self.c) + 1)) / 2**coins)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.difference:+.1f} ({low:+.1f} to {high:+.1f}), p = {self.p:.2g}"

@@ -1,5 +1,5 @@
 """Records of prompt, picture, label and category, read from files and data sets of the hub."""
 
-from .loading import Layout, load_records
+from .loading import load_records
 
-__all__ = ["Layout", "load_records"]
+__all__ = ["load_records"]

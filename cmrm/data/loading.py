@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from ..errors import CmrmError
-from ..options import check_choice
+from ..options import Layout, check_choice
 from ..records import Record
 from . import figstep, generic, mmsafetybench, scienceqa, vlsafe, xstest
 from .files import Row, located, rows
 from .pictures import Pictures
-
-Layout = Literal["auto", "vlsafe", "mm-safetybench", "figstep", "xstest", "scienceqa", "generic"]
 
 
 class _Reader(Protocol):

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from transformers import LogitsProcessor
 
 from ..model import Inputs, Vlm
+from ..openings import opening_probability
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class _FirstLogits(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.first is None:
-            self.first = scores.float().cpu()
+            self.first = scores.cpu()
         return scores
 
     def share_of(self, openings: frozenset[int]) -> list[float]:
         assert self.first is not None
-        return self.first.softmax(dim=-1)[:, sorted(openings)].sum(dim=-1).tolist()
+        return opening_probability(self.first, openings).tolist()

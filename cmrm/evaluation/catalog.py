@@ -17,7 +17,7 @@ from ..methods.levels import DatasetLevel, SampleLevel
 from ..methods.refusal_direction import Restored, added, refusal_direction
 from ..methods.shiftdc import ShiftDC
 from ..offsets import Offsets
-from ..options import Corruption, Estimator
+from ..options import ESTIMATORS, Corruption, Estimator
 from ..recipes import rival_settings
 from ..records import Record
 from ..workbench import Workbench
@@ -77,8 +77,12 @@ class _Shelf:
     def sample(self) -> Condition:
         """CMRM at the sample level, as shipped."""
         recipe = self.bench.recipes["sample"]
-        defence = SampleLevel(self.bench.vlm, recipe.estimator, recipe.corruption)
-        return Condition("sample-level", "cmrm", defence, recipe.alpha, recipe.layers, steps=recipe.steps)
+        return Condition("sample-level", "cmrm", self.sample_level, recipe.alpha, recipe.layers, steps=recipe.steps)
+
+    @property
+    def sample_level(self) -> SampleLevel:
+        recipe = self.bench.recipes["sample"]
+        return SampleLevel(self.bench.vlm, recipe.estimator, recipe.corruption)
 
     def offsets(self, estimator: Estimator, corruption: Corruption) -> DatasetLevel:
         """Dataset-level offsets of the shipped anchors, measured in another way."""
@@ -106,16 +110,15 @@ def _cmrm(shelf: _Shelf) -> Iterator[Condition]:
 
 def _estimators(shelf: _Shelf) -> Iterator[Condition]:
     recipes = shelf.bench.recipes
-    for estimator in ("mean", "pc1", "sequential"):
-        name = f"dataset-level, {estimator}"
+    for estimator in ESTIMATORS:
         defence = shelf.offsets(estimator, recipes["dataset"].corruption)
-        yield replace(shelf.dataset, name=name, group="estimators", defence=defence)
+        yield replace(shelf.dataset, name=f"dataset-level, {estimator}", group="estimators", defence=defence)
     defence = shelf.offsets(recipes["dataset"].estimator, "noise")
     yield replace(shelf.dataset, name="dataset-level, noise image", group="estimators", defence=defence)
-    for estimator in ("mean", "sequential"):
-        name = f"sample-level, {estimator}"
-        own = SampleLevel(shelf.bench.vlm, estimator, recipes["sample"].corruption)
-        yield replace(shelf.sample, name=name, group="estimators", defence=own)
+    for estimator in ESTIMATORS:
+        if estimator != "pc1":  # which takes several texts
+            own = SampleLevel(shelf.bench.vlm, estimator, recipes["sample"].corruption)
+            yield replace(shelf.sample, name=f"sample-level, {estimator}", group="estimators", defence=own)
 
 
 def _alphas(shelf: _Shelf) -> Iterator[Condition]:
@@ -152,19 +155,18 @@ def _rivals(shelf: _Shelf) -> Iterator[Condition]:
 
 def _controls(shelf: _Shelf) -> Iterator[Condition]:
     vlm, recipe = shelf.bench.vlm, shelf.bench.recipes["dataset"]
-    settings = {"estimator": recipe.estimator, "corruption": recipe.corruption}
     for seed in SEEDS:
         yield shelf.controlled(f"random direction #{seed}", random_direction(shelf.bench.offsets, seed))
-    each = many_prompt_offsets(vlm, load_anchors(recipe.anchors).texts, **settings)
+    texts = load_anchors(recipe.anchors).texts
+    each = many_prompt_offsets(vlm, texts, estimator=recipe.estimator, corruption=recipe.corruption)
     for seed in SEEDS:
         yield shelf.controlled(f"random sign an anchor #{seed}", sign_flip(each, shelf.bench.offsets, seed))
     for group in ("harmless", "harmful"):
         if group in shelf.anchors.groups:
-            one = only_anchors(vlm, shelf.anchors, group, **settings)
+            one = only_anchors(vlm, shelf.anchors, group, estimator=recipe.estimator, corruption=recipe.corruption)
             yield replace(shelf.dataset, name=one.name, group="controls", defence=one)
     if len(shelf.prompts) > 1:
-        own = SampleLevel(vlm, shelf.bench.recipes["sample"].estimator, shelf.bench.recipes["sample"].corruption)
-        other = OtherPrompt(own, shelf.prompts)
+        other = OtherPrompt(shelf.sample_level, shelf.prompts)
         yield replace(shelf.sample, name=other.name, group="controls", defence=other)
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation has answered so far: a file that only grows, so that an interrupted run goes on where it stopped."""
+"""What an evaluation has answered so far: a file that only grows, so that a run goes on where it stopped."""
 
 import json
 import os

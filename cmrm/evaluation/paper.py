@@ -15,7 +15,7 @@ UTILITY = (("LLaVA-Bench-COCO score, unsteered", 79.20), ("LLaVA-Bench-COCO scor
 
 
 def paper_table(report: Report) -> str:
-    """Return the Markdown table: unsafe rate (complied, percent) as published and as measured; unmeasured cells empty."""
+    """Return the Markdown table: unsafe rate (complied, percent) as published and as measured, or an empty cell."""
     model, data = report.settings["model"], report.settings["data"]
     lines = [
         f"| LLaVA-1.5-7B on VLSafe | published | measured: {_name(model)} on {data} |",

@@ -39,15 +39,19 @@ def row_of(condition: str) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of a row: its rate, the rates of its seeds if there are several, and the pairs with unsteered."""
+    """One figure of a row: its rate, the percent of each of its seeds, and the pairs with the unsteered row.
+
+    Several seeds answer the same records, so their spread stands in place of an interval and of pairs.
+    """
 
     rate: Rate
     seeds: tuple[float, ...]
     paired: Paired | None
 
     def __str__(self) -> str:
-        spread = f"; seeds {min(self.seeds):.1f} to {max(self.seeds):.1f}" if len(self.seeds) > 1 else ""
-        return f"{self.rate}{spread}"
+        if len(self.seeds) < 2:
+            return str(self.rate)
+        return f"{self.rate.percent:.1f}% (seeds {min(self.seeds):.1f} to {max(self.seeds):.1f})"
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class Report:
             for (condition, _), hit in hits.items():
                 seeds.setdefault(condition, []).append(hit)
             rates = tuple(100 * fmean(seed) for seed in seeds.values())
-            paired = self._paired(found, hits, counts) if name in PAIRED and row != UNSTEERED else None
+            one = name in PAIRED and row != UNSTEERED and len(rates) == 1
+            paired = self._paired(found, hits, counts) if one else None
             yield name, Cell(Rate(sum(hits.values()), len(hits)), rates, paired)
 
     def _paired(self, found: list[Entry], hits: Mapping[tuple[str, str], bool], counts: Counts) -> Paired | None:
@@ -151,7 +156,7 @@ class Report:
         failed = f"; {len(self.failed)} answers are missing (rows.jsonl says why)" if self.failed else ""
         return (
             f"n: {sizes} a row and seed; split: {self.settings['split']}; judge: {self.judge}{failed}. Percent (95% "
-            "Wilson interval); log-probability a token under the unsteered text-only model; time an answer, unsteered 1."
+            "Wilson interval, or the spread over seeds); log-probability a token by the unsteered text-only model; time an answer, unsteered 1."
         )
 
     @property
@@ -178,9 +183,11 @@ class Report:
 
 
 def _cell(cell: Cell) -> dict[str, object]:
-    rate = cell.rate
-    whole = {"percent": rate.percent, "interval": rate.interval, "count": rate.count, "n": rate.n, "seeds": cell.seeds}
-    return whole | ({"paired": asdict(cell.paired)} if cell.paired else {})
+    rate, pair = cell.rate, cell.paired
+    whole: dict[str, object] = {"percent": rate.percent, "count": rate.count, "n": rate.n}
+    spread = {"interval": rate.interval} if len(cell.seeds) == 1 else {"seeds": cell.seeds}
+    paired = {"paired": {**asdict(pair), "difference": pair.difference, "p": pair.p}} if pair else {}
+    return whole | spread | paired
 
 
 def _line(*cells: str) -> str:

@@ -9,24 +9,23 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from ..data import Layout, load_records, split_of
+from ..data import load_records
 from ..errors import CmrmError
 from ..guard import GuardJudge
 from ..judges import Judge, PhraseJudge
-from ..options import DeviceMap, Quantization, Split, check_choice
+from ..options import DeviceMap, Layout, Quantization, Split, check_choice
 from ..pocket.judge import PocketJudge
 from ..pocket.splits import records as pocket_records
-from ..records import Record
+from ..records import Record, split_of
 from ..workbench import Workbench
 from .catalog import GROUPS, conditions
-from .journal import Entry, Journal, dump, parse, write
-
+from .journal import Journal, dump, parse, write
 from .page import page
 from .paper import paper_table
 from .processes import Processes
@@ -61,7 +60,6 @@ class Plan:
     judge: str = ""
     batch: int = 16
     max_new_tokens: int = 128
-    paper: bool = False
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, Split)
@@ -71,14 +69,14 @@ class Plan:
             raise CmrmError(f"rows names {', '.join(map(repr, unknown))}, but must be some of {', '.join(GROUPS)}.")
         if self.data == POCKET and self.model != POCKET:
             raise CmrmError(
-                f"No data ships for {self.model!r}; give --data FILE or --data hf:NAME (docs/data.md says what can be read)."
+                f"No data ships for {self.model!r}; give --data FILE or a hub data set (docs/data.md says which)."
             )
         if self.data == POCKET and self.split == "all":
             raise CmrmError("The pocket model's records have a dev and a test split; choose one of them.")
 
 
-def evaluate(plan: Plan, progress: Progress | None = None, say: Callable[[str], None] = print) -> Report | None:
-    """Answer, judge and report; return the report, or None in all but the first of several processes.
+def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None] = print) -> str | None:
+    """Answer, judge and report; return the tables, or None in all but the first of several processes.
 
     Raises:
         CmrmError: a plan, a model, data or an output folder that can't be used, with the reason.
@@ -114,8 +112,7 @@ def evaluate(plan: Plan, progress: Progress | None = None, say: Callable[[str], 
         gc.collect()
         main = _guarded(plan.judge, journal, records, say)
     report = Report({**settings, **_circumstances(), "cost": cost}, journal.finish(keys), main)
-    _write(plan, report, records)
-    return report
+    return _written(plan, report, records)
 
 
 def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
@@ -124,9 +121,7 @@ def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
     if plan.data == POCKET:
         defaults = {"harmful": 400, "harmless": 400, "question": 1000}
         return [
-            record
-            for label in LABELS
-            for record in pocket_records(plan.split, label, wanted[label] or defaults[label])
+            record for label in LABELS for record in pocket_records(plan.split, label, wanted[label] or defaults[label])
         ]
     skip = say if plan.skip_bad else None
     found = load_records(plan.data, layout=plan.layout, images=plan.images, skip=skip)
@@ -148,7 +143,9 @@ def _guarded(name: str, journal: Journal, records: Sequence[Record], say: Callab
 
 def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Sequence[Condition]) -> dict[str, object]:
     """What an answer depends on: a run goes on only where all of it is the same."""
-    origin = {name: value for name, value in asdict(bench.offsets.origin).items() if name not in ("created", "versions")}
+    origin = {
+        name: value for name, value in asdict(bench.offsets.origin).items() if name not in ("created", "versions")
+    }
     digest = hashlib.sha256("".join(f"{r.id}\0{r.label}\0{r.digest()}\n" for r in records).encode()).hexdigest()
     return {
         "model": asdict(bench.vlm.identity),
@@ -178,8 +175,12 @@ def _gpu_memory() -> int:
     return sum(torch.cuda.max_memory_allocated(k) for k in range(torch.cuda.device_count()))
 
 
-def _write(plan: Plan, report: Report, records: Sequence[Record]) -> None:
-    table = paper_table(report) + "\n\n" + report.table() if plan.paper else report.table()
-    write(plan.out / "table.md", f"{table}\n\n{report.paired_table()}\n")
+def _written(plan: Plan, report: Report, records: Sequence[Record]) -> str:
+    tables = [report.table(), report.paired_table()]
+    if "paper" in plan.groups:
+        tables.insert(0, paper_table(report))
+    whole = "\n\n".join(tables)
+    write(plan.out / "table.md", f"{whole}\n")
     write(plan.out / "results.json", json.dumps(report.json(), indent=2))
     write(plan.out / "report.html", page(report, records, []))
+    return whole

@@ -9,7 +9,7 @@ import torch
 from ..errors import CmrmError
 from ..fluency import pair_log_probabilities
 from ..judges import Judge
-from ..methods import Defence
+from ..methods.defence import Defence
 from ..model import Inputs, Vlm
 from ..openings import refusal_openings
 from ..options import Positions, Steps
@@ -110,7 +110,7 @@ class _Batch:
         good = [record for record in records if record.id not in failed]
         inputs = [one for one in shown.values() if not isinstance(one, CmrmError)]
         made = [Entry(condition.name, key, _label(records, key), error=str(error)) for key, error in failed.items()]
-        for group in alike(inputs) if good else ():
+        for group in alike(inputs):
             chosen = [good[index] for index in group]
             started = time.perf_counter()
             answers = self._answers(condition, chosen, [inputs[index] for index in group])
@@ -134,10 +134,10 @@ class _Batch:
         vlm, c = self.study.vlm, condition
         try:
             added = c.defence.steering(records)
-            hooks = added and steer(vlm, added, c.alpha, layers=c.layers, positions=c.positions, steps=c.steps)
-            return answer_batch(
-                vlm, inputs, hooks, max_new_tokens=self.study.max_new_tokens, openings=self.openings
-            )
+            hooks = None
+            if added is not None:
+                hooks = steer(vlm, added, c.alpha, layers=c.layers, positions=c.positions, steps=c.steps)
+            return answer_batch(vlm, inputs, hooks, max_new_tokens=self.study.max_new_tokens, openings=self.openings)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             if len(records) == 1:
@@ -166,9 +166,9 @@ class _Batch:
                 len(answer.ids),
                 round(seconds, 4),
                 round(answer.opening, 6),
-                None if fluency[k] is None else round(fluency[k], 4),
+                score and round(score, 4),
             )
-            for k, (record, answer) in enumerate(zip(records, answers, strict=True))
+            for k, (record, answer, score) in enumerate(zip(records, answers, fluency, strict=True))
         ]
 
 
@@ -176,7 +176,9 @@ def _label(records: Sequence[Record], key: str) -> str:
     return next(record.label for record in records if record.id == key)
 
 
-def judged_by(judge: Judge, entries: Sequence[Entry], records: Sequence[Record], size: int = 64) -> Iterator[list[Entry]]:
+def judged_by(
+    judge: Judge, entries: Sequence[Entry], records: Sequence[Record], size: int = 64
+) -> Iterator[list[Entry]]:
     """Yield entries with one more judge's verdict, `size` at a time, leaving out those that have it or no answer."""
     known = {record.id: record for record in records}
     left = [e for e in entries if not e.error and judge.name not in e.verdicts and e.label != "question"]

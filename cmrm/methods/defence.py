@@ -43,7 +43,7 @@ class Undefended(Defence):
 
 def with_picture(record: Record, picture: Image.Image | None) -> Record:
     """Return the record with another image, or with none."""
-    return replace(record, image=picture)
+    return replace(record, picture=picture)
 
 
 def with_prompt(record: Record, prompt: str) -> Record:
