@@ -12,35 +12,37 @@ _NUMBERS = (
 )
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS.split())}
 
-# A letter chosen in so many words: "B", "B. Paris", "(b)", "The answer is B", "option B". In the last two a
-# small letter counts only before a full stop, a bracket or the end: "the answer is a bee" names no letter.
-_CHOSEN = re.compile(
-    r"^\W*([A-Za-z])(?:[).:,]|\W*$)"
-    r"|\(([A-Za-z])\)"
-    r"|\b(?i:answer|option|choice)(?i:\s+is)?\s*:?\W*(?:([A-Z])\b(?!')|([a-z])(?=[).:,]|\W*$))"
-)
+# A letter behind such a word as "answer is"; I and small letters, being words, only before punctuation or the end.
+_LETTER = r"(?:\s+is|'s)?\b[^\w'.!?]*([A-HJ-Z](?![\w'])|[A-Za-z](?=[).:,;]|\W*$))"
+_ANSWER = re.compile(r"(?i:\banswer)" + _LETTER)
+_START = re.compile(r"^\W*([A-Za-z])(?:[).:,](?!\w)|\W*$)")
+_OPTION = re.compile(r"(?i:\b(?:option|choice))" + _LETTER + r"|(?<!\w)\(([A-Za-z])\)")
 _LAST = re.compile(r"\b([A-Z])\W*$")
 
 
 def holds_answer(text: str, answers: Iterable[str]) -> bool:
     """Whether `text` holds one of `answers` as whole words, whatever the case; 0 to 20 as words or as digits.
 
-    A single capital letter among the answers is the letter of a choice. If the text names a letter, that letter
-    decides; else the other answers, such as the choice's text, are looked for.
+    A single capital letter among the answers is the letter of a choice. If the text names a letter ("B. Paris",
+    "The answer is b.", "option B", "(B)"), that letter decides; else the other answers, such as the choice's text, do.
     """
-    letters, phrases = set(), []
-    for answer in answers:
-        if re.fullmatch("[A-Z]", answer):
-            letters.add(answer)
-        else:
-            phrases.append(answer)
-    if letters and (chosen := _CHOSEN.search(text)):
-        return chosen[chosen.lastindex or 0].upper() in letters
+    listed = list(answers)
+    letters = {answer for answer in listed if re.fullmatch("[A-Z]", answer)}
+    if letters and (chosen := _chosen(text)):
+        return chosen in letters
     said = _plain(text)
-    if any(_holds(said, _plain(phrase)) for phrase in phrases):
+    if any(_holds(said, _plain(answer)) for answer in listed if answer not in letters):
         return True
     last = _LAST.search(text)
     return bool(last and last[1] in letters)
+
+
+def _chosen(text: str) -> str | None:
+    """The letter of the last "the answer is", else the one the text starts with, else the first one named."""
+    for found in (*reversed(list(_ANSWER.finditer(text))), _START.search(text), _OPTION.search(text)):
+        if found:
+            return found[found.lastindex or 0].upper()
+    return None
 
 
 def _plain(text: str) -> str:

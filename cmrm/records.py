@@ -53,7 +53,7 @@ class Record:
             CmrmError: the picture's file can't be read; the record is named.
         """
         whole = hashlib.sha256()
-        for part in (self.prompt.encode(), self.label.encode(), self._content()):
+        for part in (self.prompt.encode(errors="surrogatepass"), self.label.encode(), self._content()):
             whole.update(hashlib.sha256(part).digest())
         return whole.hexdigest()
 

@@ -12,10 +12,7 @@ _PROMPT = (
     "a long paragraph for each."
 )
 
-
-def fits(row: Row) -> bool:
-    """Whether the row has SafeBench's columns."""
-    return {"dataset", "category_id", "task_id", "instruction"} <= row.values.keys()
+COLUMNS = [{"dataset", "category_id", "task_id", "instruction"}]
 
 
 def read(row: Row, pictures: Pictures) -> Iterator[Record]:

@@ -46,9 +46,9 @@ class Row:
 
 
 def located(source: str) -> list[Path]:
-    """Return the files that a path, a pattern such as `data/*.json`, or either of them in a repository of the hub names.
+    """Return the files of a path, of a pattern such as `data/*.json`, or of either of them in a repository of the hub.
 
-    A repository is fetched into the hub's own cache, and read from there with HF_HUB_OFFLINE=1.
+    Those are fetched into the hub's own cache, and read from there with HF_HUB_OFFLINE=1.
 
     Raises:
         CmrmError: no such file, or a repository that can't be read.
@@ -93,7 +93,7 @@ def rows(path: Path) -> Iterator[Row | CmrmError]:
         for where, values in reader(path):
             row = Row(values if isinstance(values, dict) else {}, path, where)
             yield row if isinstance(values, dict) else row.fault(f"{values}; mend it, or take it out.")
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
+    except (OSError, ValueError, csv.Error, RecursionError, NotImplementedError) as error:
         if isinstance(error, CmrmError):
             raise
         raise CmrmError(

@@ -9,10 +9,7 @@ from .pictures import Pictures
 
 LABELS = ("harmful", "harmless", "question")
 
-
-def fits(row: Row) -> bool:
-    """Whether the row has the columns that can't be left out."""
-    return {"prompt", "label"} <= row.values.keys()
+COLUMNS = [{"prompt", "label"}]
 
 
 def read(row: Row, pictures: Pictures) -> Iterator[Record]:

@@ -13,21 +13,21 @@ from .pictures import Pictures
 
 
 class _Reader(Protocol):
-    """What the module of a layout has."""
+    """What the module of a layout has: the sets of columns that show it, and what reads a row."""
 
-    def fits(self, row: Row) -> bool: ...
+    COLUMNS: list[set[str]]
 
     def read(self, row: Row, pictures: Pictures) -> Iterator[Record]: ...
 
 
-# In the order in which they are tried: the generic layout's columns are also among those of others.
+# In the order in which they are tried: another layout's columns may hold those of a later one.
 _READERS: dict[Layout, _Reader] = {
     "vlsafe": vlsafe,
-    "mm-safetybench": mmsafetybench,
     "figstep": figstep,
     "xstest": xstest,
     "scienceqa": scienceqa,
     "generic": generic,
+    "mm-safetybench": mmsafetybench,
 }
 
 
@@ -73,7 +73,7 @@ def load_records(
 
 def _recognised(row: Row) -> _Reader:
     for reader in _READERS.values():
-        if reader.fits(row):
+        if any(columns <= row.values.keys() for columns in reader.COLUMNS):
             return reader
     raise row.fault(
         f"its columns ({', '.join(row.values)}) are those of no known layout; write at least 'prompt' and 'label', or "

@@ -10,40 +10,31 @@ from ..records import Record
 from .files import Row
 from .pictures import Pictures
 
+COLUMNS = [{"Rephrased Question", "Rephrased Question(SD)"}, {"id", "question", "image"}]
+
 # Which question goes with which kind of picture.
 _QUESTIONS = {"SD": "Rephrased Question(SD)", "SD_TYPO": "Rephrased Question", "TYPO": "Rephrased Question"}
 _TEXT_ONLY = "Text_only"
 
 
-def fits(row: Row) -> bool:
-    """Whether the row has the JSON's columns, or the parquet file's columns and its name."""
-    from_hub = {"id", "question", "image"} <= row.values.keys() and row.file.stem in (*_QUESTIONS, _TEXT_ONLY)
-    return from_hub or set(_QUESTIONS.values()) <= row.values.keys()
-
-
 def read(row: Row, pictures: Pictures) -> Iterator[Record]:
     """Yield a record for each kind of picture; the category is SCENARIO/KIND."""
     if "question" in row.values:
-        return _from_hub(row, pictures)
-    return _from_json(row, pictures)
-
-
-def _from_json(row: Row, pictures: Pictures) -> Iterator[Record]:
+        name, value = f"{row.file.parent.name}/{row.file.stem}", row.values.get("image")
+        if row.file.stem not in (*_QUESTIONS, _TEXT_ONLY):
+            raise row.fault(
+                "MM-SafetyBench's files are SD, SD_TYPO, TYPO, Text_only; for other data, write 'prompt' and 'label'."
+            )
+        if not value and row.file.stem != _TEXT_ONLY:
+            raise row.fault("it has no image, and its request can't be understood without; leave the record out.")
+        picture = pictures.own(row, value) or pictures.given_or_blank
+        yield Record(f"{name}/{row.id}", row.text("question"), picture, "harmful", category=name)
+        return
     scenario = row.file.stem
     kinds = [k for k in _QUESTIONS if any((place / scenario / k).is_dir() for place in pictures.places(row))]
     if not kinds:
-        raise row.fault(
-            f"there is no folder {scenario}/SD, SD_TYPO or TYPO; name the folder of all scenarios' `images`."
-        )
+        raise row.fault(f"there is no folder {scenario}/SD, SD_TYPO or TYPO; name the one they are in as `images`.")
     for kind in kinds:
-        picture = pictures.named(row, f"{scenario}/{kind}/{row.text('id')}.jpg")
+        found = pictures.named(row, f"{scenario}/{kind}/{row.id}.jpg")
         name = f"{scenario}/{kind}"
-        yield Record(f"{name}/{row.id}", row.text(_QUESTIONS[kind]), picture, "harmful", category=name)
-
-
-def _from_hub(row: Row, pictures: Pictures) -> Iterator[Record]:
-    name = f"{row.file.parent.name}/{row.file.stem}"
-    picture = pictures.own(row, row.values.get("image"))
-    if picture is None and row.file.stem != _TEXT_ONLY:
-        raise row.fault("it has no image, and its request can't be understood without; leave the record out.")
-    yield Record(f"{name}/{row.id}", row.text("question"), picture or pictures.given_or_blank, "harmful", category=name)
+        yield Record(f"{name}/{row.id}", row.text(_QUESTIONS[kind]), found, "harmful", category=name)

@@ -66,7 +66,9 @@ class Pictures:
                 if os.path.isfile(place / name):
                     return place / name
         places = " or ".join(repr(str(place)) for place in self.places(row))
-        raise row.fault(f"there is no picture {names[0]!r} in {places}; download it and name its folder as `images`.")
+        raise row.fault(
+            f"there is no picture {names[0][:200]!r} in {places}; download it and name its folder as `images`."
+        )
 
     def places(self, row: Row) -> list[Path]:
         """Return the folders where pictures are looked for."""

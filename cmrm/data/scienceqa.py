@@ -7,10 +7,7 @@ from ..records import Record
 from .files import Row
 from .pictures import Pictures
 
-
-def fits(row: Row) -> bool:
-    """Whether the row has ScienceQA's columns."""
-    return {"question", "choices", "answer"} <= row.values.keys()
+COLUMNS = [{"question", "choices", "answer"}]
 
 
 def read(row: Row, pictures: Pictures) -> Iterator[Record]:

@@ -6,10 +6,7 @@ from ..records import Record
 from .files import Row
 from .pictures import Pictures
 
-
-def fits(row: Row) -> bool:
-    """Whether the row has VLSafe's columns."""
-    return {"query", "image_id"} <= row.values.keys()
+COLUMNS = [{"query", "image_id"}]
 
 
 def read(row: Row, pictures: Pictures) -> Iterator[Record]:

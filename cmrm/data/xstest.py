@@ -8,10 +8,7 @@ from .pictures import Pictures
 
 _LABELS = {"safe": "harmless", "unsafe": "harmful"}
 
-
-def fits(row: Row) -> bool:
-    """Whether the row has XSTest's columns."""
-    return {"prompt", "type", "focus"} <= row.values.keys()
+COLUMNS = [{"prompt", "type", "focus"}]
 
 
 def read(row: Row, pictures: Pictures) -> Iterator[Record]:
