@@ -9,13 +9,13 @@ from pathlib import Path
 
 from .anchors import load_anchors
 from .errors import CmrmError
-from .extraction import Progress, extract_offsets
+from .extraction import Progress, extract_offsets, many_prompt_offsets
 from .judge import Verdict
 from .methods.controls import random_direction
 from .offsets import Offsets
 from .options import Estimator, Quantization, Split, Steps, check_choice
 from .pocket.judge import JUDGE, pocket_verdict
-from .pocket.probe import Measured, Probe
+from .pocket.probe import Probe
 from .pocket.splits import records
 from .records import Record
 from .statistics import Rate
@@ -189,8 +189,8 @@ def _batch_answers(bench: Workbench, batch: list[Record], rows: Sequence[Conditi
 
 def _sample_level(bench: Workbench, batch: list[Record]) -> Steering:
     recipe = bench.recipes["sample"]
-    values = Measured(bench.vlm, [record.prompt for record in batch], recipe.corruption).values(recipe.estimator)
-    return PerRow([Offsets(value.contiguous(), bench.vlm.identity) for value in values])
+    prompts = [record.prompt for record in batch]
+    return PerRow(many_prompt_offsets(bench.vlm, prompts, estimator=recipe.estimator, corruption=recipe.corruption))
 
 
 def _judged(batch: list[Record], condition: str, texts: list[str]) -> list[Answer]:
