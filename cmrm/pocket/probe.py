@@ -2,55 +2,16 @@
 
 import copy
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache
 
-from ..extraction import ESTIMATORS
-from ..hooks import hooked
 from ..model import Vlm
-from ..options import Corruption, Estimator, Steps
+from ..options import Steps
 from ..records import Record
 from ..steering import Steering, steer
 
 LONGEST = 64
-
-
-@dataclass(frozen=True)
-class _Closing:
-    """Closes the gap to `target` layer by layer, by row or by the mean of some rows, and keeps it."""
-
-    target: torch.Tensor
-    values: torch.Tensor
-    rows: torch.Tensor | None = None
-
-    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        gap = self.target[:, layer] - state[:, -1]
-        self.values[:, layer] = gap if self.rows is None else gap[self.rows].mean(0)
-        return self.values[:, layer, None]
-
-
-class Measured:
-    """Offsets of many texts by one short pass each: the library's estimators, for a wide search."""
-
-    def __init__(self, vlm: Vlm, texts: Sequence[str], corruption: Corruption) -> None:
-        blank = vlm.corrupted(corruption)
-        chosen = [Record(str(k), text, blank, "") for k, text in enumerate(texts)]
-        self.target = Probe(vlm, chosen, with_image=False).states()
-        self.source = Probe(vlm, chosen)
-        self.plain = self.target - self.source.states()
-
-    def values(self, estimator: Estimator, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Per text (`rows` None), or one for all from the texts in `rows`: `(texts or 1, layers, hidden)`."""
-        if estimator == "sequential":
-            closing = _Closing(self.target, torch.zeros_like(self.target), rows)
-            self.source.states(closing)
-            return closing.values if rows is None else closing.values[:1]
-        if rows is None:
-            return self.plain
-        return ESTIMATORS[estimator](self.plain[rows])[None]
 
 
 class Probe:
@@ -85,22 +46,6 @@ class Probe:
             out = self.vlm.model(input_ids=self.ids[:, -1:], attention_mask=self.mask, past_key_values=self.past)
         self.past.crop(-1)
         return out.logits[:, -1].argmax(-1).tolist()
-
-    def states(self, steering: Steering | None = None) -> torch.Tensor:
-        """Layer outputs at the last prompt token, float32 `(records, layers, hidden)`."""
-        seen = torch.zeros(len(self.records), len(self.vlm.layers), self.vlm.identity.hidden)
-
-        def note(layer: int, hidden: torch.Tensor) -> None:
-            seen[:, layer] = hidden[:, -1].float()
-
-        with ExitStack() as stack:
-            if steering is not None:
-                stack.enter_context(steer(self.vlm, steering, 1.0))
-            stack.enter_context(hooked(dict(enumerate(self.vlm.layers)), note))
-            with torch.no_grad():
-                self.vlm.model(input_ids=self.ids[:, -1:], attention_mask=self.mask, past_key_values=self.past)
-        self.past.crop(-1)
-        return seen
 
     def answers(
         self,

@@ -13,17 +13,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ..anchors import load_anchors
-from ..extraction import extract_offsets
+from ..extraction import extract_offsets, many_prompt_offsets
 from ..model import Vlm
 from ..offsets import Offsets
 from ..options import Corruption, Estimator
 from ..steering import PerRow, Steering
 from . import language, scenes
 from .judge import pocket_verdict
-from .probe import Measured, Probe
+from .probe import Probe
 from .splits import records
 
 MIXES = ("", ":harmful+harmless", ":harmful+double+harmless", ":harmful")
@@ -162,25 +160,22 @@ class Search:
         self.vlm, self.rounds = vlm, (quick, middle, final)
         tokens = vlm.processor.tokenizer
         self.openings = {tokens(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
-        self.measured: dict[tuple[object, ...], Measured] = {}
         self.made: dict[tuple[object, ...], Offsets | PerPrompt] = {}
 
     def offsets(self, c: Candidate, bench: Bench) -> Offsets | PerPrompt:
         """The candidate's offsets: of its anchors, or of each prompt in the bench."""
-        texts = [r.prompt for p in (bench.harmful, bench.harmless, bench.question) for r in p.records]
-        if c.method == "dataset":
-            texts = list(load_anchors(c.anchors.partition(":")[0]).texts)
-        source = (c.method, c.corruption, len(texts))
-        if source not in self.measured:
-            self.measured[source] = Measured(self.vlm, texts, c.corruption)
-        key = (*source, c.estimator, c.anchors)
+        key = (c.estimator, c.corruption, c.anchors if c.method == "dataset" else bench)
         if key not in self.made:
-            wanted = set(load_anchors(c.anchors).texts)
-            rows = torch.tensor([text in wanted for text in texts]) if c.method == "dataset" else None
-            values = self.measured[source].values(c.estimator, rows)
-            each = [Offsets(value.contiguous(), self.vlm.identity) for value in values]
-            self.made[key] = each[0] if rows is not None else dict(zip(texts, each, strict=True))
+            self.made[key] = self._measured(c, bench)
         return self.made[key]
+
+    def _measured(self, c: Candidate, bench: Bench) -> Offsets | PerPrompt:
+        if c.method == "dataset":
+            texts = load_anchors(c.anchors).texts
+            return extract_offsets(self.vlm, texts, estimator=c.estimator, corruption=c.corruption)
+        prompts = [r.prompt for p in (bench.harmful, bench.harmless, bench.question) for r in p.records]
+        each = many_prompt_offsets(self.vlm, prompts, estimator=c.estimator, corruption=c.corruption)
+        return dict(zip(prompts, each, strict=True))
 
     def candidates(self, method: str) -> list[Candidate]:
         """The grid of one method."""
