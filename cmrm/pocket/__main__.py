@@ -1,4 +1,4 @@
-"""`python -m cmrm.pocket train | ablation | tune | everyday`."""
+"""`python -m cmrm.pocket train | ablation | tune | rivals | everyday`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +45,15 @@ def tune_command(model: Model = "pocket") -> None:
     from .tune import tune
 
     tune(ASSETS, model)
+
+
+@app.command("rivals")
+def rivals_command(model: Model = "pocket") -> None:
+    """Choose the rivals' alpha and layers on the dev split; add them to the recipes in assets/."""
+    from .rivals import tune_rivals
+
+    for name, rates in tune_rivals(ASSETS, model).items():
+        print(f"{name}: {rates}")
 
 
 @app.command("everyday")

@@ -18,6 +18,7 @@ from ..extraction import extract_offsets, many_prompt_offsets
 from ..model import Vlm
 from ..offsets import Offsets
 from ..options import Corruption, Estimator
+from ..records import Record
 from ..steering import PerRow, Steering
 from . import language, scenes
 from .judge import pocket_verdict
@@ -44,7 +45,7 @@ def write_anchors(path: Path, seed: int = 0) -> None:
     path.write_text("".join(json.dumps({"text": t, "group": g}) + "\n" for t, g in lines.items()))
 
 
-PerPrompt = dict[str, Offsets]
+PerRecord = dict[str, Steering]
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class Rates:
         )
 
 
-def _for(steering: Offsets | PerPrompt | None, probe: Probe) -> Steering | None:
+def _for(steering: Offsets | PerRecord | None, probe: Probe) -> Steering | None:
     if isinstance(steering, dict):
-        return PerRow([steering[record.prompt] for record in probe.records])
+        return PerRow([steering[record.id] for record in probe.records])
     return steering
 
 
@@ -90,9 +91,14 @@ class Bench:
         counts = {"harmful": requests, "harmless": requests, "question": questions}
         return cls(vlm, *(Probe(vlm, records("dev", k, n, seed)) for k, n in counts.items()))
 
+    @property
+    def records(self) -> list[Record]:
+        """All records, kind by kind."""
+        return [record for probe in (self.harmful, self.harmless, self.question) for record in probe.records]
+
     def rates(
         self,
-        steering: Offsets | PerPrompt | None,
+        steering: Offsets | PerRecord | None,
         alpha: float = 1.0,
         layers: Iterable[int] | None = None,
     ) -> Rates:
@@ -112,7 +118,7 @@ class Bench:
         return Rates(share("harmful", "refused"), share("harmful", "broken"), over, right)
 
     def first_score(
-        self, steering: Offsets | PerPrompt, alpha: float, layers: Iterable[int] | None, openings: set[int]
+        self, steering: Offsets | PerRecord, alpha: float, layers: Iterable[int] | None, openings: set[int]
     ) -> float:
         """Refused minus over-refused, both by the first token: a quick look at a candidate."""
         shares = []
@@ -160,22 +166,22 @@ class Search:
         self.vlm, self.rounds = vlm, (quick, middle, final)
         tokens = vlm.processor.tokenizer
         self.openings = {tokens(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
-        self.made: dict[tuple[object, ...], Offsets | PerPrompt] = {}
+        self.made: dict[tuple[object, ...], Offsets | PerRecord] = {}
 
-    def offsets(self, c: Candidate, bench: Bench) -> Offsets | PerPrompt:
+    def offsets(self, c: Candidate, bench: Bench) -> Offsets | PerRecord:
         """The candidate's offsets: of its anchors, or of each prompt in the bench."""
         key = (c.estimator, c.corruption, c.anchors if c.method == "dataset" else bench)
         if key not in self.made:
             self.made[key] = self._measured(c, bench)
         return self.made[key]
 
-    def _measured(self, c: Candidate, bench: Bench) -> Offsets | PerPrompt:
+    def _measured(self, c: Candidate, bench: Bench) -> Offsets | PerRecord:
         if c.method == "dataset":
             texts = load_anchors(c.anchors).texts
             return extract_offsets(self.vlm, texts, estimator=c.estimator, corruption=c.corruption)
-        prompts = [r.prompt for p in (bench.harmful, bench.harmless, bench.question) for r in p.records]
+        prompts = [r.prompt for r in bench.records]
         each = many_prompt_offsets(self.vlm, prompts, estimator=c.estimator, corruption=c.corruption)
-        return dict(zip(prompts, each, strict=True))
+        return {record.id: one for record, one in zip(bench.records, each, strict=True)}
 
     def candidates(self, method: str) -> list[Candidate]:
         """The grid of one method."""
@@ -235,6 +241,11 @@ def unsteered(model: str | Path, count: int = 400) -> Rates:
     return Bench.of(Vlm.load(model), count, count).rates(None)
 
 
+def write_recipes(assets: Path, shelf: dict[str, object]) -> None:
+    """Write what `cmrm.recipes` reads."""
+    (assets / "recipes.json").write_text(json.dumps(shelf, indent=2) + "\n")
+
+
 def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int] = (80, 150, 600)) -> None:
     """Search both methods and write recipes, anchors and offsets into `assets`."""
     write_anchors(assets / "pocket-anchors.jsonl")
@@ -259,4 +270,4 @@ def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int]
     general = {"estimator": "sequential", "corruption": "white", "anchors": "anchors",
                "layers": None, "alpha": 1.0, "steps": "prompt"}  # fmt: skip
     shelf = {"pocket": recipes, "*": {"dataset": general, "sample": general}}
-    (assets / "recipes.json").write_text(json.dumps(shelf, indent=2) + "\n")
+    write_recipes(assets, shelf)
