@@ -109,6 +109,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     picture(tmp_path / "a.png")
     (tmp_path / "excel.csv").write_text("prompt,label,image\nHello,harmless,a.png\n", "utf-8-sig")
     assert load_records(str(tmp_path / "excel.csv"))[0].prompt == "Hello"
+    (tmp_path / "lines.jsonl").write_text(json.dumps(HARMLESS), "utf-8-sig")
+    assert load_records(str(tmp_path / "lines.jsonl"))[0].prompt == BREAD
 
 
 text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
@@ -488,6 +490,7 @@ def test_words_of_an_answer(answer, right, wrong):
         ("These answers. London", True),
         ("Option B is wrong, so the answer is A, not option B.", True),
         ("My answer I keep: London", True),
+        ("At first the answer is B. Then the answer is A.", True),
         ("The town(s) of London", True),
         ("That is the answer. A city.", False),
         ("A bee", False),
