@@ -52,4 +52,4 @@ def _plain(text: str) -> str:
 
 
 def _holds(said: str, phrase: str) -> bool:
-    return bool(phrase) and bool(re.search(rf"(?<!\d\.)\b{re.escape(phrase)}\b(?!\.\d)", said))
+    return bool(phrase) and bool(re.search(rf"(?<!\w)(?<!\d\.){re.escape(phrase)}(?!\w|\.\d)", said))

@@ -76,7 +76,13 @@ def test_the_generic_layout_reads_every_column(tmp_path):
         tmp_path / "mine.jsonl",
         {"id": 7, "prompt": LOCK, "image": "pictures/door.png", "label": "harmful", "category": "tools"},
         "",
-        {"prompt": "How many?", "image": "pictures/door.png", "label": "question", "answers": ["two", "a pair"]},
+        {
+            "id": "",
+            "prompt": "How many?",
+            "image": "pictures/door.png",
+            "label": "question",
+            "answers": ["two", "a pair"],
+        },
         {"prompt": "What?", "image": "pictures/door.png", "label": "question", "answers": "a door|gate"},
     )
     lock, many, what = load_records(source)
@@ -103,6 +109,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     picture(tmp_path / "a.png")
     (tmp_path / "excel.csv").write_text("prompt,label,image\nHello,harmless,a.png\n", "utf-8-sig")
     assert load_records(str(tmp_path / "excel.csv"))[0].prompt == "Hello"
+    (tmp_path / "lines.jsonl").write_text(json.dumps(HARMLESS), "utf-8-sig")
+    assert load_records(str(tmp_path / "lines.jsonl"))[0].prompt == BREAD
 
 
 text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
@@ -317,6 +325,8 @@ def test_files_that_cant_be_read(tmp_path, monkeypatch):
         load_records(str(tmp_path / "nothing.jsonl"))
     with bad("no data file"):
         load_records(str(tmp_path))
+    with bad("no data file"):
+        load_records("x" * 5000)
     for name, content, says in (
         ("a.xlsx", b"PK", r"\.jsonl"),
         ("a.jsonl", b'{"prompt": "\xff"}', "UTF-8"),
@@ -448,6 +458,7 @@ def test_a_fifth_is_dev():
         ("1,000", ["about 1000 people", "1,000."], ["1", "000"]),
         ("3.5", ["It is 3.5 m."], ["3", "13.5", "3.55"]),
         ("St. Louis", ["It's in St Louis"], ["Louis"]),
+        ("-5 \u00b0C", ["It was -5\u00b0C"], ["It was 5 \u00b0C"]),
         ("don't", ["I don\u2019t."], ["don"]),
         ("?", [], ["?", "what?"]),
     ],
@@ -479,6 +490,7 @@ def test_words_of_an_answer(answer, right, wrong):
         ("These answers. London", True),
         ("Option B is wrong, so the answer is A, not option B.", True),
         ("My answer I keep: London", True),
+        ("At first the answer is B. Then the answer is A.", True),
         ("The town(s) of London", True),
         ("That is the answer. A city.", False),
         ("A bee", False),

@@ -3,6 +3,7 @@
 import csv
 import glob
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from huggingface_hub import parse_hf_uri, snapshot_download
 from ..errors import CmrmError, first_sentence
 
 HUB = "hf://"
-_BATCH = 32  # rows of a parquet file in memory at once: their pictures may be large
+_BATCH = 8  # rows of a parquet file in memory at once: their pictures may be large
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Row:
     @property
     def id(self) -> str:
         """The row's own id, else one made of the file's name and the place in it."""
-        return self.text("id") if self.values.get("id") is not None else f"{self.file.stem}-{self.where.split()[-1]}"
+        own = self.values.get("id")
+        return f"{self.file.stem}-{self.where.split()[-1]}" if own is None or own == "" else self.text("id")
 
 
 def located(source: str) -> list[Path]:
@@ -54,10 +56,8 @@ def located(source: str) -> list[Path]:
         CmrmError: no such file, or a repository that can't be read.
     """
     root, pattern = _fetched(source) if source.startswith(HUB) else (Path(), source)
-    if (root / pattern).is_file():
-        return [root / pattern]
-    found = [root / name for name in sorted(glob.glob(pattern, root_dir=root, recursive=True))]
-    files = [path for path in found if path.is_file()]
+    names = [pattern] if os.path.isfile(root / pattern) else sorted(glob.glob(pattern, root_dir=root, recursive=True))
+    files = [root / name for name in names if os.path.isfile(root / name)]
     if not files:
         raise CmrmError(f"There is no data file {source!r}; check the path, and for a folder put `/*.jsonl` behind it.")
     return files
@@ -140,7 +140,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     except ImportError as error:
         raise CmrmError(f"Reading {path.name!r} needs pyarrow; run `pip install pyarrow`.") from error
     number = 0
-    with ParquetFile(path) as file:
+    with ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:  # else all of it is read ahead
         for batch in file.iter_batches(batch_size=_BATCH):
             for values in batch.to_pylist():
                 number += 1
