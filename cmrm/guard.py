@@ -15,9 +15,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
+    ProcessorMixin,
 )
 
 from .errors import CmrmError
+from .extraction import Progress
 from .judge import JUDGE, Verdict
 from .judges import PhraseJudge
 from .placement import checked_device_map
@@ -26,7 +28,6 @@ from .quantization import load_settings
 from .records import Record
 from .refusals import check_files, refused
 
-Progress = Callable[[int, int], None]
 Pairs = Sequence[tuple[str, str]]
 """Prompts with their answers."""
 
@@ -105,18 +106,23 @@ class _Chat:
 
     @classmethod
     def of(cls, name: str, source: str, config: Any, tokenizer: Any) -> "_Chat":
-        if not tokenizer.chat_template:
-            raise CmrmError(f"The guard {name!r} has neither labels nor a chat template; use a guard model.")
+        # Llama 4 and its guard keep the template in a file that processors read.
+        stored, _ = ProcessorMixin.get_processor_dict(source)
+        tokenizer.chat_template = tokenizer.chat_template or stored.get("chat_template")
         tokenizer.padding_side = "left"
         parts = not _takes(tokenizer, parts=False)
         if parts and not _takes(tokenizer, parts=True):
-            raise CmrmError(f"The chat template of {name!r} does not take a prompt and its answer; use another guard.")
+            raise CmrmError(
+                f"The guard {name!r} is no sequence classifier, and has no chat template that takes a prompt and its "
+                "answer; use a guard model such as Llama Guard."
+            )
         seen = config.architectures and config.architectures[0].endswith("ForConditionalGeneration")
         kind = AutoModelForImageTextToText if seen else AutoModelForCausalLM
         return cls(name, _weights(kind, source, config), tokenizer, parts)
 
     def __call__(self, pairs: Pairs) -> list[Verdict]:
-        markers = tuple(sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True))
+        added = self.tokenizer.get_added_vocab()
+        markers = tuple(sorted((token for token in added if len(token.strip()) > 1), key=len, reverse=True))
         texts = [_turns(self.tokenizer, self.parts, *(neutralise(text, markers) for text in pair)) for pair in pairs]
         begun = texts[0].startswith(self.tokenizer.bos_token or "\0")
         inputs = self.tokenizer(texts, add_special_tokens=not begun, padding=True, return_tensors="pt")
@@ -146,7 +152,7 @@ def _takes(tokenizer: Any, parts: bool) -> bool:
     """Whether the chat template writes out both turns, not the lists that hold them."""
     try:
         text = _turns(tokenizer, parts, *_SENTINELS)
-    except (TemplateError, TypeError):
+    except (TemplateError, TypeError, ValueError):  # no template at all is a ValueError
         return False
     return all(mark in text and f"'{mark}'" not in text for mark in _SENTINELS)
 

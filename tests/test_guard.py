@@ -87,7 +87,7 @@ def save_chat(folder, template: str | None = STRINGS, says=SAYS):
 
 
 def save_seen(folder):
-    """As Llama Guard 4: an image-text-to-text model whose turns hold lists of parts."""
+    """As Llama Guard 4: an image-text-to-text model whose turns hold lists of parts, its template in JSON."""
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
     vision |= {"image_size": 32, "patch_size": 16}
     parts = {"vision_config": CLIPVisionConfig(**vision), "text_config": LlamaConfig(**TEXT)}
@@ -99,6 +99,9 @@ def save_seen(folder):
     model.generation_config.eos_token_id = WORDS["</s>"]
     model.save_pretrained(folder)
     tokenizer(PARTS).save_pretrained(folder)
+    template = folder / "chat_template.jinja"
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
+    template.unlink()
     return str(folder)
 
 
@@ -189,9 +192,9 @@ def test_labels_of_unknown_meaning_are_named(tmp_path, labels):
 def test_what_is_no_guard_is_one_sentence(tmp_path):
     with pytest.raises(CmrmError, match="no model in the folder"):
         GuardJudge.load(str(tmp_path / "nothing"))
-    with pytest.raises(CmrmError, match="neither labels nor a chat template"):
+    with pytest.raises(CmrmError, match="no chat template that takes"):
         GuardJudge.load(save_chat(tmp_path / "bare", None))
-    with pytest.raises(CmrmError, match="does not take a prompt and its answer"):
+    with pytest.raises(CmrmError, match="no chat template that takes"):
         GuardJudge.load(save_chat(tmp_path / "single", "<s> {{ messages[0]['content'] }} verdict"))
     talker = GuardJudge.load(save_chat(tmp_path / "talker", says={WORDS["spill"]: (VERDICT, 1.0)}))
     with pytest.raises(CmrmError, match="neither safe nor unsafe"):
