@@ -62,18 +62,21 @@ def check_complete(name: str, model: PreTrainedModel, missing: Collection[str]) 
         )
 
 
+_REMEDY = "give a folder of a VLM saved with save_pretrained, a hub model id, or 'pocket'"
+
+
 @contextmanager
-def refused(name: str, source: str) -> Iterator[None]:
-    """Turn whatever loading raises, by many types, into one `CmrmError`."""
+def refused(name: str, source: str, remedy: str = _REMEDY) -> Iterator[None]:
+    """Turn whatever loading raises, by many types, into one `CmrmError`; `remedy` ends that of an unknown reason."""
     try:
         yield
     except CmrmError:
         raise
     except Exception as error:
-        raise CmrmError(f"The model {name!r} could not be loaded: {_reason(error, Path(source))}.") from error
+        raise CmrmError(f"The model {name!r} could not be loaded: {_reason(error, Path(source), remedy)}.") from error
 
 
-def _reason(error: Exception, folder: Path) -> str:
+def _reason(error: Exception, folder: Path, remedy: str) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ImportError) and (found := _PACKAGE.search(text)):
         package = next(filter(None, found.groups())).lower()
@@ -96,7 +99,7 @@ def _reason(error: Exception, folder: Path) -> str:
             "it does not fit where it was to go without offloading, and bitsandbytes can't offload quantized layers; "
             "use quantization 'none', or a device map of GPUs alone or of the CPU alone"
         )
-    return f"{first_sentence(error)}; give a folder of a VLM saved with save_pretrained, a hub model id, or 'pocket'"
+    return f"{first_sentence(error)}; {remedy}"
 
 
 def _whole(path: Path) -> bool:
