@@ -15,6 +15,14 @@ COLOURS = {"green": "#16963f", "orange": "#d56a10", "violet": "#a259e6", "blue":
 TEXT = "#76859a"  # readable on both; CSS gives text its full contrast, where it is used
 STYLE = ".js-plotly-plot text { fill: currentColor !important; } .js-plotly-plot .modebar { display: none; }"
 
+TITLES = (
+    "From text to image, and back",
+    "How large the shift is",
+    "How near to the text-only state",
+    "Along the refusal direction",
+    "How likely a refusal opens",
+)
+
 _GRID = "rgba(128, 140, 160, 0.25)"
 _LOOKS = {
     "text only": ("green", "circle", "solid"),
@@ -103,7 +111,7 @@ def gap(found: Explanation) -> Picture:
     )
     ranges = [f"{g.distances[0]:.3g} to {g.distances[1]:.3g}" for g in found.gaps]
     return Picture(
-        "From text to image, and back",
+        TITLES[0],
         figure,
         f"States of {len(found.groups)} anchor texts (filled: harmful, hollow: harmless) and the prompt, in the plane "
         f"where unsteered anchors vary most: {_percent(sum(first.shares))} of their variance at layer {shown}. "
@@ -129,7 +137,7 @@ def shift_norms(found: Explanation) -> Picture:
     series = {"added": found.added, "moved": found.moved}
     figure = _over_layers(series, "share of the state's norm", tickformat=".0%")
     return Picture(
-        "How large the shift is",
+        TITLES[1],
         figure,
         f"The vector that a layer adds is at most {_percent(max(found.added))} as long as the prompt's unsteered state "
         f"(layer {_argmax(found.added)}); with what the layers below carried, steering moved the state by at most "
@@ -142,7 +150,7 @@ def cosines(found: Explanation) -> Picture:
     last = max(found.layers)
     before, after = found.cosines["unsteered"], found.cosines["steered"]
     return Picture(
-        "How near to the text-only state",
+        TITLES[2],
         _over_layers(found.cosines, "cosine to the text-only state"),
         f"At layer {last}, the last one that is steered, the cosine of the prompt's state to its text-only state is "
         f"{before[last]:.2f} unsteered and {after[last]:.2f} steered; the mean over all layers goes from "
@@ -155,7 +163,7 @@ def projections(found: Explanation) -> Picture:
     last = max(found.layers)
     at = {name: values[last] for name, values in found.projections.items()}
     return Picture(
-        "Along the refusal direction",
+        TITLES[3],
         _over_layers(found.projections, "projection on the refusal direction"),
         f"On the refusal direction of layer {last} the prompt lies at {at['text only']:.3g} as text alone, at "
         f"{at['unsteered']:.3g} unsteered and at {at['steered']:.3g} steered; the mean of the harmful anchors is at "
@@ -171,7 +179,7 @@ def opening_curve(found: Explanation) -> Picture:
     figure.update_yaxes(range=[-0.03, 1.03])
     figure.add_vline(found.alpha, line={"color": TEXT, "dash": "dot"}, annotation_text="this run")
     points = ", ".join(f"{_percent(at[alpha])} at {alpha:g}" for alpha in found.alphas)
-    return Picture("How likely a refusal opens", figure, f"Probability of a refusal opening by alpha: {points}.")
+    return Picture(TITLES[4], figure, f"Probability of a refusal opening by alpha: {points}.")
 
 
 def alpha_curves(points: Sequence[AlphaPoint]) -> Picture:

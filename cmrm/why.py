@@ -123,7 +123,7 @@ def explain(
     this run.
 
     Raises:
-        CmrmError: bad input.
+        CmrmError: bad input, anchors without groups, or a tokenizer by which refusals can't be told.
     """
     *_, found = explaining(
         bench, image, prompt, alpha=alpha, method=method, max_new_tokens=max_new_tokens, answers=answers
@@ -145,13 +145,14 @@ def explaining(
     """Do what `explain` does as a stream: a sentence before each pass, the explanation last; close it to stop.
 
     Raises:
-        CmrmError: bad input.
+        CmrmError: as `explain`.
     """
     check_choice("method", method, Method)
     recipe = bench.recipes[method]
     (strength,) = checked_alphas(recipe.alpha if alpha is None else alpha)
     picture = None if image is None else open_image(image)
     anchors = _balanced(load_anchors(recipe.anchors))
+    refusals = refusal_openings(bench.vlm)
     yield "Reading the prompt ..."
     run = _Run(bench, picture, prompt, bench.steering(method, prompt), strength, recipe)
     if answers is None:
@@ -170,7 +171,7 @@ def explaining(
             yield "Answering ..."
     yield "Reading the prompt at many strengths ..."
     alphas = tuple(sorted({*CURVE, strength}))
-    openings, states = run.at(alphas)
+    logits, states = run.at(alphas)
     yield "Finding where the answers part ..."
     parting = run.parting(*(answers or ((), ())))
     prompt_states = {
@@ -205,7 +206,7 @@ def explaining(
         projections=projections(anchor_states["text only"], harmful, prompt_states),
         parting=parting,
         alphas=alphas,
-        openings=openings,
+        openings=_floats(opening_probability(logits, refusals)),
     )
 
 
@@ -234,8 +235,8 @@ class _Run:
         steered = np.isin(np.arange(len(states)), self.layers)
         return _floats(steered * self.alpha * _norm(self.offsets.values.numpy()) / _norm(states))
 
-    def at(self, alphas: Floats) -> tuple[Floats, np.ndarray]:
-        """Read the prompt at all alphas in one pass: refusal openings, and states `(alphas, layers, hidden)`."""
+    def at(self, alphas: Floats) -> tuple[torch.Tensor, np.ndarray]:
+        """Read the prompt at all alphas in one pass: logits `(alphas, vocabulary)`, states a layer."""
         vlm = self.bench.vlm
         context, feed = begin(vlm, vlm.encode(self.prompt, self.picture), len(alphas))
         states = torch.zeros(len(alphas), vlm.identity.layers, vlm.identity.hidden)
@@ -249,7 +250,7 @@ class _Run:
                 yield
 
         logits = forward(vlm, feed, context, recording())[:, -1]
-        return _floats(opening_probability(logits, refusal_openings(vlm))), states.numpy()
+        return logits, states.numpy()
 
     def parting(self, unsteered: Sequence[int], steered: Sequence[int]) -> Parting:
         """Find the first token that differs, and what was likely there."""
