@@ -101,30 +101,30 @@ def gap(found: Explanation) -> Picture:
                 "active": shown,
                 "steps": steps,
                 "currentvalue": {"prefix": "Layer ", "font": {"size": 14}},
-                "pad": {"t": 50},
+                "pad": {"t": 60},
                 "font": {"color": TEXT},
-                "bgcolor": _GRID,
-                "bordercolor": _GRID,
+                "bgcolor": COLOURS["blue"],
+                "bordercolor": COLOURS["blue"],
                 "tickcolor": TEXT,
             }
         ],
     )
-    ranges = [f"{g.distances[0]:.3g} to {g.distances[1]:.3g}" for g in found.gaps]
+    ways = [f"from {one.distances[0]:.3g} to {one.distances[1]:.3g}" for one in found.gaps]
     return Picture(
         TITLES[0],
         figure,
         f"States of {len(found.groups)} anchor texts (filled: harmful, hollow: harmless) and the prompt, in the plane "
         f"where unsteered anchors vary most: {_percent(sum(first.shares))} of their variance at layer {shown}. "
-        "Steering changes the distance of the anchors' mean beside the image to their text-only mean from "
-        f"{ranges[shown]} there; at layers 0 to {len(ranges) - 1}: {'; '.join(ranges)}.",
+        "Steering changes how far the anchors' mean beside the image is from their text-only mean "
+        f"{ways[shown]} there, {ways[0]} at layer 0, and {ways[-1]} at the last one, {len(ways) - 1}.",
     )
 
 
 def _layer_step(layer: int, one: Any) -> dict[str, Any]:
     sets = [*one.anchors.values(), *one.prompt.values()]
-    meaning = {"image": "text to image", "harmful": "harmless to harmful"}
+    meaning = {"image": "text → image", "harmful": "harmless → harmful"}
     titles = [
-        f"PC{k} ({_percent(share)}), mostly {meaning[towards]}"
+        f"PC{k} ({100 * share:.0f}%): {meaning[towards]}"
         for k, (share, towards) in enumerate(zip(one.shares, one.towards, strict=True), 1)
     ]
     data = {"x": [[p[0] for p in points] for points in sets], "y": [[p[1] for p in points] for points in sets]}
@@ -177,7 +177,9 @@ def opening_curve(found: Explanation) -> Picture:
     figure = _figure([_line("refusal", found.alphas, found.openings)])
     _axes(figure, "alpha", "probability of a refusal opening", tickformat=".0%")
     figure.update_yaxes(range=[-0.03, 1.03])
-    figure.add_vline(found.alpha, line={"color": TEXT, "dash": "dot"}, annotation_text="this run")
+    figure.add_vline(
+        found.alpha, line={"color": TEXT, "dash": "dot"}, annotation_text="this run", annotation_position="bottom right"
+    )
     points = ", ".join(f"{_percent(at[alpha])} at {alpha:g}" for alpha in found.alphas)
     return Picture(TITLES[4], figure, f"Probability of a refusal opening by alpha: {points}.")
 
@@ -213,7 +215,7 @@ def tokens(parting: Parting, veil: str = "open") -> str:
     if parting.place is None:
         said = "The answers are the same, token by token. Likely first tokens:"
     else:
-        said = f"The answers part at token {parting.place + 1}. Likely there, after what both have said:"
+        said = f"The answers part at token {parting.place + 1}. Likely there:"
     reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if veil == "click" else ""
     lines = "".join(
         f"<dt>{name}</dt><dd{hidden} dir='auto'>{_marked(parting, row)}</dd>"
@@ -258,8 +260,9 @@ def _figure(traces: Iterable[Any], height: int = 360) -> go.Figure:
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         dragmode=False,  # a finger on the picture scrolls the page
     )
-    figure.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
-    figure.update_yaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
+    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True, "title": {"font": {"size": 13}}}
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis)
     return figure
 
 

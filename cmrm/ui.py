@@ -241,7 +241,7 @@ def _lay_out_why() -> _Why:
     gr.Markdown(page.WHY, elem_id="why")
     with gr.Row(elem_id="why-actions"):
         explain = gr.Button("Explain this run", variant="primary", elem_id="explain")
-        stop = gr.Button("Stop explaining", variant="stop", elem_id="why-stop")
+        stop = gr.Button("Stop", variant="stop", elem_id="why-stop")
     note = gr.HTML("", elem_id="why-note")
     plots, captions = [], []
     with gr.Column(visible=False) as results:

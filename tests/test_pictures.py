@@ -65,7 +65,7 @@ def found() -> Explanation:
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        (0, ["75.0%", "13 to 2.5", "14 to 2.5", "layer 3"]),
+        (0, ["75.0%", "layer 3", "13 to 2.5 there", "10 to 2.5 at layer 0", "14 to 2.5 at the last one, 4"]),
         (1, ["40.0%", "80.0%", "layer 4"]),
         (2, ["0.30", "0.80", "layer 3", "0.20 to 0.70"]),
         (3, ["at 0.3 ", "at 1.3 ", "at 2.3 steered", "at 3.3,", "at 4.3."]),
