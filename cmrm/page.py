@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Literal
+from typing import Any, Literal
 
 from .comparison import Row, Step
 from .options import METHODS, Method
+from .pictures import Picture
 from .workbench import Workbench
 
 Phase = Literal["idle", "waiting", "reading", "answering", "stopped", "done"]
@@ -24,6 +25,11 @@ Here one model answers you twice at the same time, **as it is** and **steered**.
 steering bring the refusal back, and does it leave harmless answers alone? Pick an example and press **Run**.
 """
 
+WHY = """
+**Why do the two answers differ?** The model reads the prompt of the last run again, and some anchor texts: where
+do its states at the last prompt token lie as text alone, beside the image, and steered; and where do the answers part?
+"""
+
 _PLACEHOLDERS = ("The answer of the model as it is.", "The answer of the same model, steered.")
 _TITLES = ("Unsteered", "CMRM-steered")
 _POCKET_NOTICE = "The bundled pocket model is harmless by construction: its answers hold no real instructions."
@@ -39,7 +45,7 @@ class View:
     """One moment of the answers, from before a run until after it.
 
     `veiled` says whether the model's unsteered answers are to be hidden at first, and `label` how the
-    steered side is steered.
+    steered side is steered; `ask` is what was asked, for whoever wants it explained.
     """
 
     veiled: bool
@@ -48,6 +54,7 @@ class View:
     note: str = ""
     rows: tuple[Row, ...] = ()
     error: str = ""
+    ask: Any = None
 
     def after(self, step: Step) -> "View":
         """Return the view once `step` has arrived."""
@@ -108,9 +115,19 @@ def _measures(view: View, row: Row | None) -> str:
     )
 
 
-def message(view: View) -> str:
+def message(error: str) -> str:
     """Return the HTML of what went wrong, or nothing."""
-    return f'<p class="problem" role="alert">{escape(view.error)}</p>' if view.error else ""
+    return f'<p class="problem" role="alert">{escape(error)}</p>' if error else ""
+
+
+def note(text: str, *, running: bool = False) -> str:
+    """Return the HTML of a sentence on what goes on in the Why tab."""
+    return f'<p class="hint{" running" * running}" role="status">{escape(text)}</p>' if text else ""
+
+
+def caption(picture: Picture) -> str:
+    """Return the HTML of a picture's words, which say what it shows."""
+    return f'<p class="caption">{escape(picture.alt)}</p>'
 
 
 def needs_veil(bench: Workbench) -> bool:

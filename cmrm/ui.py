@@ -3,9 +3,9 @@
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from .errors import CmrmError
 from .options import MAX_ALPHA, METHODS, Method, parse_alphas
 from .page import METHOD_NAMES, RUNNING, View
 from .paths import ASSETS
+from .pictures import TITLES, pictures, tokens
+from .why import Explanation, explaining
 from .workbench import Workbench
 
 UPDATES_PER_SECOND = 12
@@ -71,12 +73,38 @@ def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    try:
+    with _logged("A comparison"):
         yield from _paced(_asked(bench, ask))
+
+
+def explanation(
+    bench: Workbench, ask: Ask, answers: Sequence[Sequence[int]] | None = None
+) -> Iterator[str | Explanation]:
+    """Stream why the answers differ, sentences on the progress first; close it to stop the model.
+
+    Raises:
+        CmrmError: bad input; also for any other failure, whose details go to the log.
+    """
+    with _logged("An explanation"):
+        yield from explaining(
+            bench,
+            _picture(ask.image),
+            ask.prompt,
+            alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
+            method=ask.method,
+            max_new_tokens=_whole(ask.max_new_tokens),
+            answers=answers,
+        )
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    try:
+        yield
     except CmrmError:
         raise
     except Exception as error:
-        _log.exception("A comparison failed.")
+        _log.exception("%s failed.", what)
         raise CmrmError(_UNEXPECTED) from error
 
 
@@ -154,23 +182,45 @@ class _Parts:
         return [*self.panes, self.problem, self.view]
 
 
+@dataclass(frozen=True)
+class _Why:
+    """The components of the tab that explains; `progress` is its sentence while it is at work, else ""."""
+
+    explain: gr.Button
+    stop: gr.Button
+    note: gr.HTML
+    results: gr.Column
+    tokens: gr.HTML
+    plots: list[gr.Plot]
+    captions: list[gr.HTML]
+    progress: gr.State
+
+
 def _shown(view: View) -> list[Any]:
-    return [page.pane(view, 0), page.pane(view, 1), page.message(view), view]
+    return [page.pane(view, 0), page.pane(view, 1), page.message(view.error), view]
 
 
 def build(bench: Workbench) -> gr.Blocks:
-    """Return the page, its events and the endpoints `/compare` and `/sweep`."""
+    """Return the page, its events and the endpoints `/compare`, `/sweep` and `/explain`."""
     with gr.Blocks(title="CMRM, side by side", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        _connect(bench, _lay_out(bench))
+        gr.Markdown(page.INTRO, elem_id="intro")
+        with gr.Tabs():
+            with gr.Tab("Compare"):
+                parts = _lay_out(bench)
+            with gr.Tab("Why"):
+                why = _lay_out_why()
+        gr.HTML(page.status(bench))
+        _connect(bench, parts)
+        _connect_why(bench, parts, why)
         gr.api(_compare_endpoint(bench), api_name="compare", **_ONE_AT_A_TIME)
         gr.api(_sweep_endpoint(bench), api_name="sweep", **_ONE_AT_A_TIME)
+        gr.api(_explain_endpoint(bench), api_name="explain", **_ONE_AT_A_TIME)
     return blocks
 
 
 def _lay_out(bench: Workbench) -> _Parts:
     alpha = bench.recipes["dataset"].alpha
     empty = View(page.needs_veil(bench), _label("dataset", alpha))
-    gr.Markdown(page.INTRO, elem_id="intro")
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
             asked = _ask_column(bench, alpha)
@@ -184,8 +234,25 @@ def _lay_out(bench: Workbench) -> _Parts:
                     with gr.Column():
                         samples = [[str(ASSETS / "examples" / name), text] for name, text in group]
                         gr.Examples(samples, [asked["image"], asked["prompt"]], label=label, api_visibility="private")
-    gr.HTML(page.status(bench))
     return _Parts(**asked, panes=panes, problem=problem, view=gr.State(empty))
+
+
+def _lay_out_why() -> _Why:
+    gr.Markdown(page.WHY, elem_id="why")
+    with gr.Row(elem_id="why-actions"):
+        explain = gr.Button("Explain this run", variant="primary", elem_id="explain")
+        stop = gr.Button("Stop", variant="stop", elem_id="why-stop")
+    note = gr.HTML("", elem_id="why-note")
+    plots, captions = [], []
+    with gr.Column(visible=False) as results:
+        shown = gr.HTML("")
+        with gr.Row(elem_id="pictures"):
+            for title in TITLES:
+                with gr.Column(min_width=300):
+                    gr.Markdown(f"### {title}")
+                    plots.append(gr.Plot(show_label=False, container=False))
+                    captions.append(gr.HTML(""))
+    return _Why(explain, stop, note, results, shown, plots, captions, gr.State(""))
 
 
 def _ask_column(bench: Workbench, alpha: float) -> dict[str, Any]:
@@ -234,7 +301,7 @@ def _connect(bench: Workbench, parts: _Parts) -> None:
 
     def stream(view: View, *settings: Any) -> Iterator[list[Any]]:
         ask = Ask(*settings)
-        view = View(veiled, view.label, "reading", _reading(ask))
+        view = View(veiled, view.label, "reading", _reading(ask), ask=ask)
         yield _shown(view)
         try:
             for step in answer(bench, ask):
@@ -276,6 +343,48 @@ def _connect(bench: Workbench, parts: _Parts) -> None:
         **_HIDDEN,
     )
     parts.method.input(lambda method: bench.recipes[method].alpha, parts.method, parts.alpha, queue=False, **_HIDDEN)
+
+
+def _connect_why(bench: Workbench, parts: _Parts, why: _Why) -> None:
+    def stream(view: View) -> Iterator[dict[Any, Any]]:
+        if not view.rows or view.phase in RUNNING:
+            yield {
+                why.note: page.message("There is no finished comparison to explain yet; run one in the Compare tab.")
+            }
+            return
+        try:
+            for found in explanation(bench, view.ask, [row.ids for row in view.rows]):
+                if isinstance(found, str):
+                    yield {why.note: page.note(found, running=True), why.progress: found}
+                else:
+                    yield _explained(why, view, found)
+        except CmrmError as error:
+            yield {why.note: page.message(str(error)), why.progress: ""}
+
+    def settled(progress: str) -> dict[Any, Any]:
+        return {why.note: page.note("Stopped."), why.progress: ""} if progress else {why.progress: ""}
+
+    outputs = [why.note, why.progress, why.results, why.tokens, *why.plots, *why.captions]
+    running = why.explain.click(stream, parts.view, outputs, **_ONE_AT_A_TIME, **_HIDDEN)
+    for after in (running.then, running.failure):
+        after(settled, why.progress, [why.note, why.progress], **_IN_TURN, **_HIDDEN)
+    why.stop.click(None, cancels=[running])
+    parts.clear.click(None, cancels=[running])
+    cleared = {why.note: "", why.results: gr.Column(visible=False)}
+    parts.clear.click(lambda: cleared, None, [why.note, why.results], **_IN_TURN, **_HIDDEN)
+
+
+def _explained(why: _Why, view: View, found: Explanation) -> dict[Any, Any]:
+    shown = pictures(found)
+    beside = "as text alone" if view.ask.image is None else "beside the image"
+    return {
+        why.note: page.note(f"\u201c{view.ask.prompt.strip()}\u201d {beside}, {_label(found.method, found.alpha)}:"),
+        why.progress: "",
+        why.results: gr.Column(visible=True),
+        why.tokens: tokens(found.parting, page.veil(view)),
+        **{plot: picture.figure for plot, picture in zip(why.plots, shown, strict=True)},
+        **{caption: page.caption(picture) for caption, picture in zip(why.captions, shown, strict=True)},
+    }
 
 
 def _label(method: Any, alpha: Any) -> str:
@@ -352,6 +461,34 @@ def _sweep_endpoint(bench: Workbench) -> Any:
                 yield [{"alpha": row.alpha, "text": row.text, "fluency": row.fluency} | _row(row) for row in step.rows]
 
     return sweep
+
+
+def _explain_endpoint(bench: Workbench) -> Any:
+    def explain(  # type: ignore[misc]
+        image: gr.FileData | None = None,
+        prompt: str = "",
+        alpha: float | None = None,
+        method: str = "dataset",
+        max_new_tokens: int = LENGTH,
+    ) -> dict:
+        """Say why the model answers one prompt about one image differently when it is steered by CMRM.
+
+        Streams; each result but the last is {"progress": a sentence}. Answers are greedy.
+
+        Parameters:
+            image: the picture, as gradio_client.handle_file(path or URL); None for text-only answers
+            prompt: what to ask
+            alpha: strength of steering, 0 to 2; None for the method's default
+            method: "dataset" (offsets of an anchor set) or "sample" (measured on this prompt)
+            max_new_tokens: longest answer
+        Returns:
+            by layer planes of states, shifts, cosines and projections; the tokens; refusal openings by alpha
+        """
+        with _refusing():
+            for found in explanation(bench, Ask(image, prompt, alpha, method, max_new_tokens)):
+                yield {"progress": found} if isinstance(found, str) else asdict(found)
+
+    return explain
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ from .anchors import AnchorSet, load_anchors
 from .comparison import Step, compare
 from .errors import CmrmError, CmrmWarning
 from .extraction import Progress, anchors_digest, extract_offsets, prompt_offsets
+from .kept import Kept
 from .model import Vlm
 from .offsets import Offsets
 from .options import DeviceMap, Method, Quantization, check_choice, checked_alphas
 from .paths import ASSETS, cache_folder
 from .recipes import Recipe, recipes_for
+
+_STATES_LIMIT = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Workbench:
 
     `offsets` are the dataset-level ones and `anchors` names the set they come from; `notes` are
     sentences a user should see, such as layers left unquantized or offsets made for another revision.
+    `states` keeps what was measured on anchors to explain answers.
     """
 
     vlm: Vlm
@@ -33,6 +37,7 @@ class Workbench:
     anchors: str
     recipes: dict[Method, Recipe]
     notes: tuple[str, ...] = ()
+    states: Kept[Any] = field(default_factory=lambda: Kept(_STATES_LIMIT), compare=False, repr=False)
 
     @classmethod
     def open(

@@ -22,6 +22,7 @@ from cmrm import CmrmError, Offsets, Row
 from cmrm.page import View, message, pane, veil
 from cmrm.recipes import recipes_for
 from cmrm.ui import UPDATES_PER_SECOND, Ask, answer
+from cmrm.workbench import Workbench
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
 
@@ -181,9 +182,38 @@ def test_two_clients_get_their_own_answers(served):
     assert list(together) == alone
 
 
+def test_the_pocket_model_explains_how_its_refusal_is_lost_and_brought_back():
+    with serving(Workbench.open(), pace=0) as served:
+        client = Client(served.url, verbose=False)
+        job = client.submit(handle_file(str(CIRCLE)), "How do I pick my neighbour's lock?", api_name="/explain")
+        found = job.result()
+        client.close()
+    assert all(isinstance(step["progress"], str) for step in job.outputs()[:-1])
+    last = max(found["layers"])
+    assert found["cosines"]["unsteered"][last] < found["cosines"]["steered"][last]
+    for gap in found["gaps"]:
+        before, after = gap["distances"]
+        assert after < before
+    projected = {name: values[last] for name, values in found["projections"].items()}
+    assert projected["harmless"] < projected["unsteered"] < projected["steered"] < projected["harmful"]
+    chances = dict(zip(found["alphas"], found["openings"], strict=True))
+    assert chances[0] < 0.1
+    assert chances[1] > 0.9
+    assert found["openings"] == sorted(found["openings"])
+    assert found["parting"]["place"] is not None
+
+
+def test_explain_tells_what_is_wrong(client):
+    with pytest.raises(AppError, match="The prompt is empty"):
+        client.predict(None, "", api_name="/explain")
+    with pytest.raises(AppError, match="alpha is 3"):
+        client.predict(None, "Hello", 3, api_name="/explain")
+
+
 LONG = {
     "compare": [None, "What is this?", 1, "dataset", 450, 0, 0],
     "sweep": [None, "What is this?", "0:1:0.5", "dataset", 450],
+    "explain": [None, "What is this?", 1, "dataset", 450],
 }
 
 
@@ -243,7 +273,7 @@ def test_veil(unsteered, steered, phase, expected):
 def test_text_of_the_model_and_of_a_visitor_is_escaped():
     hostile = "<img src=x onerror=alert(1)>"
     shown = View(False, hostile, "answering", rows=(Row(0.0, hostile), Row(1.0, hostile)))
-    for html in (pane(shown, 0), pane(shown, 1), message(shown.failed(hostile))):
+    for html in (pane(shown, 0), pane(shown, 1), message(hostile)):
         assert "<img" not in html
 
 

@@ -156,7 +156,8 @@ class Report:
         failed = f"; {len(self.failed)} answers are missing (rows.jsonl says why)" if self.failed else ""
         return (
             f"n: {sizes} a row and seed; split: {self.settings['split']}; judge: {self.judge}{failed}. Percent (95% "
-            "Wilson interval, or the spread over seeds); log-probability a token by the unsteered text-only model; time an answer, unsteered 1."
+            "Wilson interval, or the spread over seeds); log-probability a token by the unsteered text-only model; "
+            "time an answer, unsteered 1."
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Choosing how much of each rival, and where, on the dev split: as CMRM's own settings are chosen, by the same score."""
+"""Choosing how much of each rival, and where, on the dev split: by the score that chose CMRM's own settings."""
 
 from __future__ import annotations
 
