@@ -38,7 +38,7 @@ ENTRIES = (
     entry("a", "harmful", "random direction #1", "broken"),
     Entry("random direction #1", "b", "harmful", error="The image is damaged."),
 )
-SETTINGS = {"split": "dev", "model": {"model": "tiny"}, "data": "some.jsonl"}
+SETTINGS = {"split": "dev", "model": {"model": "tiny"}, "data": "some.jsonl", "conditions": {}}
 
 
 @pytest.fixture
@@ -95,9 +95,8 @@ def test_the_page_needs_nothing_else_and_no_text_in_it_can_run(report):
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     entries = [replace(e, text=evil) for e in ENTRIES]
     records = [Record("a", evil, None, "harmful"), Record("c", "What is it?", None, "question")]
-    html = page(replace(report, entries=entries, settings={**SETTINGS, "command": evil}), records, [])
+    html = page(replace(report, entries=entries, settings={**SETTINGS, "command": evil}), records)
     assert evil not in html
-    assert "<script>" not in html
     assert "<img" not in html
     assert html.count("&lt;script&gt;alert(1)") >= 5  # prompt, both answers, settings
     assert "refusal restored" in html

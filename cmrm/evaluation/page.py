@@ -8,21 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
+from plotly.offline import get_plotlyjs
 
+from ..pictures import STYLE, AlphaPoint, Picture, alpha_curves, pictures
 from ..records import Record
+from ..why import Explanation
 from .journal import Entry
 from .report import MEASURES, PAIRED, UNSTEERED, Report
 
 _EXAMPLES_EACH = 3
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure's HTML, its title, and the sentence that says the same in words."""
-
-    title: str
-    html: str
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -36,19 +30,38 @@ class Example:
     steered: Entry
 
 
-def page(report: Report, records: Sequence[Record], pictures: Sequence[Picture], script: str = "") -> str:
-    """Return the report's HTML; `script` is the library that `pictures` need, if any."""
+def page(report: Report, records: Sequence[Record], why: Explanation | None = None) -> str:
+    """Return the report's HTML, with the pictures of `why` steering changes one record's answer, if there are any."""
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html").render(
         report=report,
         measures=[name for name in MEASURES if any(name in cells for cells in report.figures.values())],
         paired=[name for name in PAIRED if any(name in cells for cells in report.figures.values())],
-        pictures=pictures,
-        script=script,
+        curves=list(curves(report)),
+        why=pictures(why) if why else [],
+        style=STYLE,
+        plotly=get_plotlyjs(),
         examples=list(examples(report, records)),
         settings=json.dumps(report.settings, indent=2),
     )
+
+
+def curves(report: Report) -> Iterator[tuple[str, Picture]]:
+    """Yield the rates over alpha of each level that was answered at several, unsteered included."""
+    conditions = report.settings["conditions"]
+    assert isinstance(conditions, dict)
+    for level in ("dataset-level", "sample-level"):
+        rows = {f"{level}, alpha {c['alpha']:g}": c["alpha"] for c in conditions.values() if c["group"] == "alphas"}
+        points = [_point(report, UNSTEERED, 0.0), *(_point(report, row, alpha) for row, alpha in rows.items())]
+        if any(row in report.figures for row in rows):
+            yield level, alpha_curves(points)
+
+
+def _point(report: Report, row: str, alpha: float) -> AlphaPoint:
+    cells = report.figures.get(row, {})
+    rates = [cells[name].rate if name in cells else None for name in PAIRED]
+    return AlphaPoint(alpha, *rates)
 
 
 def examples(report: Report, records: Sequence[Record], steered: str = "dataset-level") -> Iterator[Example]:

@@ -23,6 +23,7 @@ from ..options import DeviceMap, Layout, Quantization, Split, check_choice
 from ..pocket.judge import PocketJudge
 from ..pocket.splits import records as pocket_records
 from ..records import Record, split_of
+from ..why import Explanation, explain
 from ..workbench import Workbench
 from .catalog import GROUPS, conditions
 from .journal import Journal, dump, parse, write
@@ -105,14 +106,14 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
     journal.entries.update((entry.key, entry) for blob in gathered[1:] for entry in parse(blob))
     cost = {"hours": (time.monotonic() - started) / 3600, "gpu_memory": _gpu_memory(), "processes": processes.count}
     main = judges[0].name
-    keys = study.keys
+    keys, why = study.keys, _why(bench, records, say)
     if plan.judge:
         # The guard may need the memory that the model has.
         del bench, study, rows
         gc.collect()
         main = _guarded(plan.judge, journal, records, say)
     report = Report({**settings, **_circumstances(), "cost": cost}, journal.finish(keys), main)
-    return _written(plan, report, records)
+    return _written(plan, report, records, why)
 
 
 def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
@@ -175,12 +176,24 @@ def _gpu_memory() -> int:
     return sum(torch.cuda.max_memory_allocated(k) for k in range(torch.cuda.device_count()))
 
 
-def _written(plan: Plan, report: Report, records: Sequence[Record]) -> str:
+def _why(bench: Workbench, records: Sequence[Record], say: Callable[[str], None]) -> Explanation | None:
+    """What steering does to the states of the first harmful request that can be read."""
+    requests = [record for record in records if record.label == "harmful"]
+    if not requests:
+        return None
+    try:
+        return explain(bench, requests[0].image, requests[0].prompt, answers=((), ()))
+    except CmrmError as error:
+        say(f"The report has no pictures of the states: {error}")
+        return None
+
+
+def _written(plan: Plan, report: Report, records: Sequence[Record], why: Explanation | None) -> str:
     tables = [report.table(), report.paired_table()]
     if "paper" in plan.groups:
         tables.insert(0, paper_table(report))
     whole = "\n\n".join(tables)
     write(plan.out / "table.md", f"{whole}\n")
     write(plan.out / "results.json", json.dumps(report.json(), indent=2))
-    write(plan.out / "report.html", page(report, records, []))
+    write(plan.out / "report.html", page(report, records, why))
     return whole
