@@ -110,15 +110,14 @@ def _cmrm(shelf: _Shelf) -> Iterator[Condition]:
 
 def _estimators(shelf: _Shelf) -> Iterator[Condition]:
     recipes = shelf.bench.recipes
-    for estimator in ESTIMATORS:
+    for estimator in sorted(set(ESTIMATORS) - {recipes["dataset"].estimator}):
         defence = shelf.offsets(estimator, recipes["dataset"].corruption)
         yield replace(shelf.dataset, name=f"dataset-level, {estimator}", group="estimators", defence=defence)
     defence = shelf.offsets(recipes["dataset"].estimator, "noise")
     yield replace(shelf.dataset, name="dataset-level, noise image", group="estimators", defence=defence)
-    for estimator in ESTIMATORS:
-        if estimator != "pc1":  # which takes several texts
-            own = SampleLevel(shelf.bench.vlm, estimator, recipes["sample"].corruption)
-            yield replace(shelf.sample, name=f"sample-level, {estimator}", group="estimators", defence=own)
+    for estimator in sorted(set(ESTIMATORS) - {recipes["sample"].estimator, "pc1"}):  # pc1 takes several texts
+        own = SampleLevel(shelf.bench.vlm, estimator, recipes["sample"].corruption)
+        yield replace(shelf.sample, name=f"sample-level, {estimator}", group="estimators", defence=own)
 
 
 def _alphas(shelf: _Shelf) -> Iterator[Condition]:

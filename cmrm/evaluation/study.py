@@ -14,7 +14,7 @@ from ..model import Inputs, Vlm
 from ..openings import refusal_openings
 from ..options import Positions, Steps
 from ..records import Record
-from ..steering import steer
+from ..steering import Steering, steer
 from .batches import Answered, alike, answer_batch
 from .journal import Entry, Journal
 from .processes import Processes
@@ -94,11 +94,12 @@ class Study:
 
 
 class _Batch:
-    """Records that are answered together under each condition; each kind of prompt is encoded once."""
+    """Records that are answered together under each condition; what several conditions need is made once."""
 
     def __init__(self, study: Study, openings: frozenset[int]) -> None:
         self.study, self.openings = study, openings
         self.encoded: dict[str, Inputs] = {}
+        self.added: dict[tuple[int, tuple[str, ...]], tuple[Steering | None, float]] = {}
 
     def entries(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
         """Answer and judge; a record that can't be encoded gets an entry with the reason."""
@@ -112,10 +113,8 @@ class _Batch:
         made = [Entry(condition.name, key, _label(records, key), error=str(error)) for key, error in failed.items()]
         for group in alike(inputs):
             chosen = [good[index] for index in group]
-            started = time.perf_counter()
-            answers = self._answers(condition, chosen, [inputs[index] for index in group])
-            share = (time.perf_counter() - started) / len(group)
-            made += self._judged(condition, chosen, answers, share)
+            answers, seconds = self._answers(condition, chosen, [inputs[index] for index in group])
+            made += self._judged(condition, chosen, answers, seconds / len(group))
         return made
 
     def _inputs(self, condition: Condition, record: Record) -> Inputs | CmrmError:
@@ -130,14 +129,26 @@ class _Batch:
         except CmrmError as error:
             return error
 
-    def _answers(self, condition: Condition, records: Sequence[Record], inputs: Sequence[Inputs]) -> list[Answered]:
+    def _alone(self, record: Record) -> Inputs:
+        key = f"text {record.id}"
+        if key not in self.encoded:
+            self.encoded[key] = self.study.vlm.encode(record.prompt, None)
+        return self.encoded[key]
+
+    def _answers(
+        self, condition: Condition, records: Sequence[Record], inputs: Sequence[Inputs]
+    ) -> tuple[list[Answered], float]:
+        """Return the answers and the seconds they took, measuring what is added included."""
         vlm, c = self.study.vlm, condition
         try:
-            added = c.defence.steering(records)
+            added, measuring = self._steering(c, records)
             hooks = None
             if added is not None:
                 hooks = steer(vlm, added, c.alpha, layers=c.layers, positions=c.positions, steps=c.steps)
-            return answer_batch(vlm, inputs, hooks, max_new_tokens=self.study.max_new_tokens, openings=self.openings)
+            started = time.perf_counter()
+            limit = self.study.max_new_tokens
+            answers = answer_batch(vlm, inputs, hooks, max_new_tokens=limit, openings=self.openings)
+            return answers, measuring + time.perf_counter() - started
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             if len(records) == 1:
@@ -145,15 +156,24 @@ class _Batch:
                     "Memory ran out on a single answer; use another quantization or device, or ask for fewer tokens."
                 ) from error
         half = len(records) // 2
-        parts = (slice(None, half), slice(half, None))
-        return [answer for part in parts for answer in self._answers(c, records[part], inputs[part])]
+        parts = [self._answers(c, records[part], inputs[part]) for part in (slice(half), slice(half, None))]
+        return [answer for answers, _ in parts for answer in answers], sum(seconds for _, seconds in parts)
+
+    def _steering(self, condition: Condition, records: Sequence[Record]) -> tuple[Steering | None, float]:
+        """What a defence adds, and the seconds it took, once for all conditions with that defence."""
+        key = id(condition.defence), tuple(record.id for record in records)
+        if key not in self.added:
+            started = time.perf_counter()
+            added = condition.defence.steering(records)
+            self.added[key] = added, time.perf_counter() - started
+        return self.added[key]
 
     def _judged(
         self, condition: Condition, records: Sequence[Record], answers: Sequence[Answered], seconds: float
     ) -> list[Entry]:
         texts = [answer.text for answer in answers]
         verdicts = {judge.name: judge.verdicts(records, texts) for judge in self.study.judges}
-        alone = [self.study.vlm.encode(record.prompt, None) for record in records]
+        alone = [self._alone(record) for record in records]
         fluency = pair_log_probabilities(self.study.vlm, alone, [answer.ids for answer in answers])
         return [
             Entry(
