@@ -94,8 +94,7 @@ def many_prompt_offsets(
         values = torch.zeros_like(texts)
         source.states(report, lambda group: steer(vlm, _RunningGap(texts, values, group), 1.0))
     else:
-        gaps = (texts - source.states(report)).unbind()
-        values = torch.stack([ESTIMATORS[estimator](gap[None]) for gap in gaps])
+        values = torch.stack([ESTIMATORS[estimator](gap[None]) for gap in texts - source.states(report)])
     made = _origin(prompts[:1], estimator, corruption)
     return [
         Offsets(value, vlm.identity, replace(made, anchors_sha256=anchors_digest([prompt])))
