@@ -14,6 +14,7 @@ from cmrm.recipes import recipes_for
 from cmrm.ui import build, launch
 from cmrm.workbench import Workbench
 
+ANCHORS = str(Path(__file__).with_name("anchors.jsonl"))  # of two lengths: a byte is a token here
 CIRCLE = Path(__file__).parent.parent / "assets" / "examples" / "circle.png"
 
 
@@ -58,7 +59,8 @@ class Scripted(Workbench):
 def workbench(name: str = "tiny", texts: tuple[str, str] | None = None) -> Workbench:
     vlm = Vlm(tiny.llava(), tiny.processor(), name=name)
     offsets = extract_offsets(vlm, ["a cat", "two dogs", "bake bread"], estimator="mean")
-    parts = (vlm, offsets, "anchors", recipes_for("*"))
+    recipes = {name: replace(recipe, anchors=ANCHORS) for name, recipe in recipes_for("*").items()}
+    parts = (vlm, offsets, "anchors", recipes)
     return Scripted(*parts, texts=texts) if texts else Workbench(*parts)
 
 

@@ -89,8 +89,8 @@ def test_without_an_image_the_answer_is_text_only(client):
     assert ask(client, image=None)[0] != ask(client)[0]
 
 
-def test_compare_and_sweep_are_offered_and_no_more(client):
-    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/compare", "/sweep"]
+def test_these_endpoints_are_offered_and_no_more(client):
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/compare", "/sweep", "/explain"]
 
 
 def test_a_sweep_has_a_judged_row_for_each_alpha(client):

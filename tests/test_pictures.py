@@ -90,7 +90,7 @@ def test_the_slider_holds_every_layer_and_starts_at_the_last_steered_one(found):
         assert [list(zip(x, y, strict=True)) for x, y in zip(data["x"], data["y"], strict=True)] == [
             list(one) for one in series
         ]
-        assert layout["xaxis.title.text"] == "PC1 (50.0%), mostly harmless to harmful"
+        assert layout["xaxis.title.text"] == "PC1 (50%): harmless → harmful"
     assert [trace["x"] for trace in figure["data"]] == slider["steps"][3]["args"][0]["x"]
     assert figure["data"][0]["marker"]["symbol"] == ["circle", "circle", "circle-open", "circle-open"]
 
