@@ -34,20 +34,10 @@ def recipes_for(model: str) -> dict[Method, Recipe]:
     return {method: _recipe(entry[method]) for method in METHODS}
 
 
-def rival_settings(model: str, layers: int) -> dict[str, RivalSetting]:
-    """Return alpha and layers of the rivals: as tuned on a dev split of `model`, or as in their papers.
-
-    "add" and "restore" use the refusal direction, at alpha 1: added at one layer in the middle, restored at all of
-    them; "shiftdc" is at alpha 1 in layers 10 to 31 of 32, or the same part.
-    """
-    tuned = _shelf().get(model, {}).get("rivals")
-    if tuned is not None:
-        return {name: RivalSetting(entry["alpha"], tuple(entry["layers"])) for name, entry in tuned.items()}
-    return {
-        "add": RivalSetting(1.0, (layers // 2,)),
-        "restore": RivalSetting(1.0, tuple(range(layers))),
-        "shiftdc": RivalSetting(1.0, tuple(range(round(layers * 10 / 32), layers))),
-    }
+def rival_settings(model: str) -> dict[str, RivalSetting]:
+    """Return the rivals' settings that were tuned on a dev split of `model`, by "add", "restore", "shiftdc"; or none."""
+    tuned = _shelf().get(model, {}).get("rivals", {})
+    return {name: RivalSetting(entry["alpha"], tuple(entry["layers"])) for name, entry in tuned.items()}
 
 
 def _shelf() -> dict[str, dict]:

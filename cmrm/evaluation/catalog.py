@@ -15,10 +15,10 @@ from ..methods.controls import OtherPrompt, only_anchors, random_direction, sign
 from ..methods.defence import Undefended
 from ..methods.levels import DatasetLevel, SampleLevel
 from ..methods.refusal_direction import Restored, added, refusal_direction
-from ..methods.shiftdc import ShiftDC
+from ..methods.shiftdc import ShiftDC, paper_layers
 from ..offsets import Offsets
 from ..options import ESTIMATORS, Corruption, Estimator
-from ..recipes import rival_settings
+from ..recipes import RivalSetting, rival_settings
 from ..records import Record
 from ..workbench import Workbench
 from .report import UNSTEERED
@@ -139,8 +139,14 @@ def _places(shelf: _Shelf) -> Iterator[Condition]:
 
 
 def _rivals(shelf: _Shelf) -> Iterator[Condition]:
-    vlm = shelf.bench.vlm
-    settings = rival_settings(vlm.identity.model, len(vlm.layers))
+    vlm, count = shelf.bench.vlm, len(shelf.bench.vlm.layers)
+    settings = {
+        # Untuned: the papers' layers, but for the one that the refusal direction's paper searches for each model.
+        "add": RivalSetting(1.0, (count // 2,)),
+        "restore": RivalSetting(1.0, tuple(range(count))),
+        "shiftdc": RivalSetting(1.0, paper_layers(count)),
+        **rival_settings(vlm.identity.model),
+    }
     defences = {
         "add": added(shelf.direction),
         "restore": Restored(vlm, shelf.direction),
