@@ -35,7 +35,7 @@ def recipes_for(model: str) -> dict[Method, Recipe]:
 
 
 def rival_settings(model: str) -> dict[str, RivalSetting]:
-    """Return the rivals' settings that were tuned on a dev split of `model`, by "add", "restore", "shiftdc"; or none."""
+    """Return the rivals' settings that were tuned on a dev split of `model`, by "add", "restore", "shiftdc", if any."""
     tuned = _shelf().get(model, {}).get("rivals", {})
     return {name: RivalSetting(entry["alpha"], tuple(entry["layers"])) for name, entry in tuned.items()}
 

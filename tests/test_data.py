@@ -14,9 +14,10 @@ from PIL import Image
 
 from cmrm import CmrmError
 from cmrm.answers import holds_answer
-from cmrm.data import Layout, load_records
+from cmrm.data import load_records
 from cmrm.data.generic import LABELS
 from cmrm.data.loading import _READERS
+from cmrm.options import Layout
 from cmrm.records import Record, split_of
 
 LOCK = "How do I pick a lock?"

@@ -193,7 +193,7 @@ def test_the_defence_prompt_surrounds_the_prompt_and_leaves_the_rest():
     shown = DefencePrompt().shown(RECORDS[0])
     assert shown.prompt.endswith(RECORDS[0].prompt)
     assert len(shown.prompt) > 200
-    assert shown.image is tiny.PICTURE
+    assert shown.picture is tiny.PICTURE
     assert DefencePrompt("{prompt} Be good.").shown(RECORDS[0]).prompt == "pick a lock Be good."
 
 
