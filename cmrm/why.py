@@ -331,11 +331,6 @@ def _balanced(anchors: AnchorSet) -> AnchorSet:
     """Return as many harmful as harmless anchors, at most `ANCHORS` of each, spread over the set."""
     groups = [anchors.only(name).texts for name in ("harmful", "harmless")]
     count = min(ANCHORS, *map(len, groups))
-    if not count:
-        raise CmrmError(
-            f"The anchor set {anchors.name!r} has no texts of the groups harmful and harmless, so there is no refusal "
-            "direction to show; add some."
-        )
     chosen = [texts[k * len(texts) // count] for texts in groups for k in range(count)]
     return AnchorSet(anchors.name, tuple(chosen), ("harmful",) * count + ("harmless",) * count)
 

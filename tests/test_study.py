@@ -179,17 +179,9 @@ def test_two_processes_answer_what_one_does_record_by_record(plan, tmp_path):
     alone = Plan(**{**vars(plan), "out": tmp_path / "alone"})
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command(alone, sys.executable), check=True, env=environment, capture_output=True)
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # "--multi_gpu" is accelerate's word for several processes on a machine, also where there is no GPU.
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--main_process_port", "0"]
     done = subprocess.run(command(plan, *launcher), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert rows(plan.out) == rows(alone.out)

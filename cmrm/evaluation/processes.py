@@ -39,6 +39,11 @@ class Processes:
         if self.count > 1:
             self.state.wait_for_everyone()
 
+    def leave(self) -> None:
+        """End the work together; a process that doesn't say so is taken for a failed one."""
+        if self.count > 1:
+            self.state.destroy_process_group()
+
     def gather(self, content: bytes) -> list[bytes]:
         """Return what each process gave, in order; as tensors of bytes, so that nothing is unpickled."""
         if self.count == 1:

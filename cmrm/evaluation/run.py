@@ -101,6 +101,7 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
     processes.wait()  # every process has read what there was, before any of them adds to it
     study.run(journal, processes, progress if processes.main else None)
     gathered = processes.gather(dump(journal.entries.values()))
+    processes.leave()
     if not processes.main:
         return None
     journal.entries.update((entry.key, entry) for blob in gathered[1:] for entry in parse(blob))
