@@ -231,7 +231,7 @@ def test_the_why_tab_explains_the_last_run_and_can_be_stopped(page, pocket):
     )
     expect(page.locator("#pictures .js-plotly-plot")).to_have_count(5, timeout=60_000)
     shown = page.get_by_role("region", name="Token by token")
-    expect(shown.get_by_role("row")).to_have_count(shown.locator("meter").count() // 2 + 1)
+    expect(shown.get_by_role("row")).to_have_count(shown.locator(".bar").count() // 2 + 1)
     expect(shown.locator("mark")).not_to_have_count(0)
     expect(page.locator("#pictures .caption").last).to_have_text(
         re.compile(r"^Probability of a refusal .* at 0, .* at 2\.$")
