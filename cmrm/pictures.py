@@ -242,8 +242,8 @@ def _marked(parting: Parting, row: tuple[str, ...]) -> str:
 def _candidate(one: Candidate) -> str:
     text = one.text if one.text == END else repr(one.text)[1:-1].replace(" ", "␣")
     cells = "".join(
-        f'<td><meter class="{name}" min="0" max="1" value="{share:.4f}"></meter> {_percent(share)}</td>'
-        for name, share in (("unsteered", one.unsteered), ("steered", one.steered))
+        f'<td><i class="bar" style="--fill: {COLOURS[colour]}; --share: {_percent(share)}"></i> {_percent(share)}</td>'
+        for colour, share in (("orange", one.unsteered), ("blue", one.steered))
     )
     return f"<tr><th><code>{escape(text)}</code></th>{cells}</tr>"
 

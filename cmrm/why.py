@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,28 +107,13 @@ class Explanation:
     openings: Floats
 
 
-def explain(
-    bench: Workbench,
-    image: Image.Image | str | Path | None,
-    prompt: str,
-    *,
-    alpha: float | None = None,
-    method: Method = "dataset",
-    max_new_tokens: int = 128,
-    answers: Sequence[Sequence[int]] | None = None,
-) -> Explanation:
-    """Say why `bench` answers `prompt` about `image` as it does with and without steering.
-
-    `answers` are the token ids of the unsteered and the steered answer, if they are known; else the model
-    answers greedily. Anchors are read beside the image (blank, if there is none), steered by the vectors of
-    this run.
+def explain(bench: Workbench, image: Image.Image | str | Path | None, prompt: str, **options: Any) -> Explanation:
+    """Say why `bench` answers `prompt` about `image` as it does with and without steering; `explaining` run to its end.
 
     Raises:
         CmrmError: bad input, anchors without groups, or a tokenizer by which refusals can't be told.
     """
-    *_, found = explaining(
-        bench, image, prompt, alpha=alpha, method=method, max_new_tokens=max_new_tokens, answers=answers
-    )
+    *_, found = explaining(bench, image, prompt, **options)
     assert isinstance(found, Explanation)
     return found
 
@@ -142,7 +128,11 @@ def explaining(
     max_new_tokens: int = 128,
     answers: Sequence[Sequence[int]] | None = None,
 ) -> Generator[str | Explanation]:
-    """Do what `explain` does as a stream: a sentence before each pass, the explanation last; close it to stop.
+    """Explain one comparison as a stream: a sentence before each pass, the explanation last; close it to stop.
+
+    `alpha` None is the method's own. `answers` are the token ids of the unsteered and the steered answer, if
+    they are known; else the model answers greedily. Anchors are read beside the image (blank, if there is
+    none), and steered by the vectors of this run.
 
     Raises:
         CmrmError: as `explain`.

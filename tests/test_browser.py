@@ -231,17 +231,19 @@ def test_the_why_tab_explains_the_last_run_and_can_be_stopped(page, pocket):
     )
     expect(page.locator("#pictures .js-plotly-plot")).to_have_count(5, timeout=60_000)
     shown = page.get_by_role("region", name="Token by token")
-    expect(shown.get_by_role("row")).to_have_count(shown.locator("meter").count() // 2 + 1)
+    expect(shown.get_by_role("row")).to_have_count(shown.locator(".bar").count() // 2 + 1)
     expect(shown.locator("mark")).not_to_have_count(0)
     expect(page.locator("#pictures .caption").last).to_have_text(
         re.compile(r"^Probability of a refusal .* at 0, .* at 2\.$")
     )
-    horizontal = page.locator("#pictures .xtitle").first
-    before = horizontal.text_content()
-    rail = page.locator(".slider-rail-touch-rect").first.bounding_box()
-    page.mouse.click(rail["x"] + 2, rail["y"] + rail["height"] / 2)
+    point = page.locator("#pictures .scatterlayer .point").first
+    before = point.get_attribute("transform")
+    rail = page.locator("#pictures .slider-rail-touch-rect")
+    rail.scroll_into_view_if_needed()
+    box = rail.bounding_box()
+    page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)
     expect(page.locator("#pictures .slider-group text").first).to_have_text("Layer 0")
-    expect(horizontal).not_to_have_text(before)
+    expect(point).not_to_have_attribute("transform", before)
 
 
 def test_unsteered_tokens_are_veiled_as_the_answer_is(browser, veiled):

@@ -163,6 +163,7 @@ def test_tokens_around_the_parting(bench):
 
 def test_what_was_measured_is_kept(bench, monkeypatch):
     fresh = dataclasses.replace(bench, states=type(bench.states)(1 << 28))
+    explain(bench, tiny.PICTURE, PROMPT, answers=((), ()))  # from now on the pictures have been read
     passes = []
     handle = bench.vlm.model.register_forward_pre_hook(lambda *_: passes.append(1))
     try:
