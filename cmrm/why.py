@@ -15,7 +15,6 @@ from PIL import Image
 
 from .anchors import AnchorSet, load_anchors
 from .comparison import compare
-from .errors import CmrmError
 from .extraction import BATCH, anchors_digest, last_states
 from .hooks import hooked
 from .images import open_image
