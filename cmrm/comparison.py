@@ -155,16 +155,18 @@ def _steps(
 ) -> Generator[Step]:
     start = time.perf_counter()
     writers = [_Writer(vlm, Row(alpha)) for alpha in alphas]
-    for tokens in stream:
-        elapsed = time.perf_counter() - start
-        for writer, token in zip(writers, tokens, strict=True):
-            writer.add(token, elapsed)
-        yield Step(tuple(writer.row for writer in writers))
+    with vlm.enough_memory():
+        for tokens in stream:
+            elapsed = time.perf_counter() - start
+            for writer, token in zip(writers, tokens, strict=True):
+                writer.add(token, elapsed)
+            yield Step(tuple(writer.row for writer in writers))
     for writer in writers:
         if not writer.row.ended:
             writer.end()
     rows = [writer.row for writer in writers]
     if scored is not None:
-        scores = mean_log_probabilities(vlm, scored, [row.ids for row in rows])
+        with vlm.enough_memory():
+            scores = mean_log_probabilities(vlm, scored, [row.ids for row in rows])
         rows = [replace(row, fluency=score) for row, score in zip(rows, scores, strict=True)]
     yield Step(tuple(rows), done=True)

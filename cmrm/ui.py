@@ -235,13 +235,14 @@ def _connect(bench: Workbench, parts: _Parts) -> None:
     def stream(view: View, *settings: Any) -> Iterator[list[Any]]:
         ask = Ask(*settings)
         view = View(veiled, view.label, "reading", _reading(ask))
-        yield _shown(view)
-        try:
-            for step in answer(bench, ask):
-                view = view.after(step)
-                yield _shown(view)
-        except CmrmError as error:
-            yield _shown(view.failed(str(error)))
+        with _refusing():
+            yield _shown(view)
+            try:
+                for step in answer(bench, ask):
+                    view = view.after(step)
+                    yield _shown(view)
+            except CmrmError as error:
+                yield _shown(view.failed(str(error)))
 
     def cleared(method: Any, alpha: Any) -> list[Any]:
         return [None, "", *_shown(View(veiled, _label(method, alpha)))]
@@ -356,11 +357,14 @@ def _sweep_endpoint(bench: Workbench) -> Any:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Tell an API's caller what is wrong in the one sentence that there is for it."""
+    """Tell the caller what is wrong in the one sentence that there is for it."""
     try:
         yield
     except CmrmError as error:
         raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        _log.exception("A result could not be shown.")
+        raise gr.Error(_UNEXPECTED, print_exception=False) from error
 
 
 def _range(alphas: Any) -> tuple[float, ...]:

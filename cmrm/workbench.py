@@ -4,6 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,8 @@ def _cached(vlm: Vlm, anchors: AnchorSet, recipe: Recipe, progress: Progress | N
         try:
             return Offsets.load(path)
         except CmrmError:
-            path.replace(path.with_suffix(".damaged"))
+            with suppress(OSError):  # another process was faster, or the folder is read-only
+                path.replace(path.with_suffix(".damaged"))
     offsets = extract_offsets(
         vlm, anchors.texts, estimator=recipe.estimator, corruption=recipe.corruption, progress=progress
     )

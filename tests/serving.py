@@ -1,6 +1,7 @@
 """A served page over a tiny model, shared by the tests of the API and of the browser."""
 
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -78,3 +79,15 @@ def serving(bench: Workbench, pace: float = 0.01) -> Iterator[Served]:
     finally:
         handle.remove()
         blocks.close(verbose=False)
+
+
+def answered(url: str, patience: float = 40.0) -> bytes:
+    """What a server says that may still be starting."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return urllib.request.urlopen(url).read()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.3)

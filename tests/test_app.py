@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import CIRCLE, Served, serving, workbench
+from serving import CIRCLE, Served, answered, serving, workbench
 
 from cmrm import CmrmError, Offsets, Row
 from cmrm.page import View, message, pane, veil
@@ -289,14 +288,3 @@ def test_app_serves_a_model_named_by_environment_variables(checkpoint, offsets: 
             assert b"CMRM" in answered(f"http://127.0.0.1:{port}")
         finally:
             app.terminate()
-
-
-def answered(url: str, patience: float = 40.0) -> bytes:
-    end = time.monotonic() + patience
-    while True:
-        try:
-            return urllib.request.urlopen(url).read()
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.3)
