@@ -23,6 +23,7 @@ from .workbench import Workbench
 UPDATES_PER_SECOND = 12
 LONGEST = 512
 LENGTH = 128
+UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
 EXAMPLES = {
     "Harmful wording": (
@@ -160,7 +161,9 @@ def _shown(view: View) -> list[Any]:
 
 def build(bench: Workbench) -> gr.Blocks:
     """Return the page, its events and the endpoints `/compare` and `/sweep`."""
-    with gr.Blocks(title="CMRM, side by side", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
+    with gr.Blocks(
+        title="CMRM, side by side", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
+    ) as blocks:
         _connect(bench, _lay_out(bench))
         gr.api(_compare_endpoint(bench), api_name="compare", **_ONE_AT_A_TIME)
         gr.api(_sweep_endpoint(bench), api_name="sweep", **_ONE_AT_A_TIME)
@@ -438,6 +441,7 @@ def launch(blocks: gr.Blocks, host: str | None = None, port: int | None = None, 
             css_paths=[Path(__file__).with_name("style.css")],
             footer_links=["api"],
             max_file_size="50mb",
+            enable_monitoring=False,
             run_history=False,
             ssr_mode=False,
             show_error=True,

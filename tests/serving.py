@@ -81,7 +81,7 @@ def serving(bench: Workbench, pace: float = 0.01) -> Iterator[Served]:
         blocks.close(verbose=False)
 
 
-def answered(url: str, patience: float = 40.0) -> bytes:
+def answered(url: str, patience: float = 150.0) -> bytes:
     """What a server says that may still be starting."""
     end = time.monotonic() + patience
     while True:
