@@ -33,10 +33,14 @@ def serve(
 ) -> None:
     """See what CMRM steering does to a vision-language model, side by side in the browser."""
     say(f"Loading {model} ...")
+    from cmrm.health import health
+    from cmrm.requests_log import to_standard_error
     from cmrm.ui import build, launch
 
     bench = open_workbench(model, quantization, device_map, plain_template, offsets)
-    launch(build(bench), host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port)
+    to_standard_error()
+    page = build(bench)
+    launch(page, host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port, health=health(bench, page))
 
 
 def main() -> None:

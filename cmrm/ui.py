@@ -3,26 +3,31 @@
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi.routing import APIRoute
 from gradio_client.utils import is_file_obj_with_meta
 
 from . import page
 from .comparison import Row, Step
 from .errors import CmrmError
+from .health import TURN, Queue
 from .options import MAX_ALPHA, METHODS, Method, parse_alphas
 from .page import METHOD_NAMES, RUNNING, View
 from .paths import ASSETS
+from .requests_log import logged
 from .workbench import Workbench
 
 UPDATES_PER_SECOND = 12
 LONGEST = 512
 LENGTH = 128
+MOST_WAITING, QUEUE = 64, 80  # the rest of the queue is for clicks, which are told how long it would take
+MOST_ROWS = 64
 UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
 EXAMPLES = {
@@ -45,7 +50,7 @@ EXAMPLES = {
 
 _log = logging.getLogger(__name__)
 _UNEXPECTED = "Something went wrong inside the app, and not by your fault; its log has the details, please try again."
-_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": TURN, "concurrency_limit": 1}
 _IN_TURN: dict[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
 _HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -73,7 +78,8 @@ def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
     try:
-        yield from _paced(_asked(bench, ask))
+        settings = {name: value for name, value in vars(ask).items() if name not in ("image", "prompt")}
+        yield from logged(_paced(_asked(bench, ask)), image=ask.image is not None, **settings)
     except CmrmError:
         raise
     except Exception as error:
@@ -84,16 +90,17 @@ def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
 def _asked(bench: Workbench, ask: Ask) -> Iterator[Step]:
     image, length = _picture(ask.image), _whole(ask.max_new_tokens)
     if isinstance(ask.alpha, tuple):
-        return bench.sweep(image, ask.prompt, ask.alpha, method=ask.method, max_new_tokens=length)
-    return bench.compare(
-        image,
-        ask.prompt,
-        alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
-        method=ask.method,
-        max_new_tokens=length,
-        temperature=_number("temperature", ask.temperature),
-        seed=_whole(ask.seed),
-    )
+        yield from bench.sweep(image, ask.prompt, ask.alpha, method=ask.method, max_new_tokens=length)
+    else:
+        yield from bench.compare(
+            image,
+            ask.prompt,
+            alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
+            method=ask.method,
+            max_new_tokens=length,
+            temperature=_number("temperature", ask.temperature),
+            seed=_whole(ask.seed),
+        )
 
 
 def _picture(value: Any) -> str | None:
@@ -164,10 +171,10 @@ def build(bench: Workbench) -> gr.Blocks:
     with gr.Blocks(
         title="CMRM, side by side", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
     ) as blocks:
-        _connect(bench, _lay_out(bench))
+        _connect(bench, _lay_out(bench), blocks)
         gr.api(_compare_endpoint(bench), api_name="compare", **_ONE_AT_A_TIME)
         gr.api(_sweep_endpoint(bench), api_name="sweep", **_ONE_AT_A_TIME)
-    return blocks
+    return blocks.queue(max_size=QUEUE)
 
 
 def _lay_out(bench: Workbench) -> _Parts:
@@ -221,14 +228,18 @@ def _ask_column(bench: Workbench, alpha: float) -> dict[str, Any]:
     return parts
 
 
-def _connect(bench: Workbench, parts: _Parts) -> None:
+def _connect(bench: Workbench, parts: _Parts, blocks: gr.Blocks) -> None:
     veiled = page.needs_veil(bench)
 
     def begin(view: View, method: Any, alpha: Any, temperature: Any, seed: Any, event: gr.EventData) -> Any:
         if view.phase in RUNNING:
             gr.Info("An answer is still on its way; wait for its end, or press Stop.")
             return gr.skip()
-        waiting = View(veiled, _label(method, alpha), "waiting", "Waiting for a turn on the model ...")
+        queue = Queue.of(blocks)
+        if queue.waiting >= MOST_WAITING:
+            raise gr.Error(f"The model is busy: {queue}; try again then.", title="Busy", print_exception=False)
+        turn = f"Waiting for a turn on the model{f': {queue}' if queue.ahead else ''} ..."
+        waiting = View(veiled, _label(method, alpha), "waiting", turn)
         if event.target is not parts.again:
             return [*_shown(waiting), seed]
         if not temperature:
@@ -263,7 +274,7 @@ def _connect(bench: Workbench, parts: _Parts) -> None:
         **_HIDDEN,
     )
     # Values come unchecked, so that one place, the library, says what is wrong with them.
-    running = begun.then(
+    running = begun.success(
         stream, [parts.view, *parts.settings], parts.frame, preprocess=False, **_ONE_AT_A_TIME, **_HIDDEN
     )
     # A run that is cancelled may still paint for a moment, so what it leaves is settled only after it.
@@ -373,7 +384,10 @@ def _refusing() -> Iterator[None]:
 def _range(alphas: Any) -> tuple[float, ...]:
     if not isinstance(alphas, str):
         raise CmrmError(f"alphas is {alphas!r}, but it must be a text such as '0:2:0.25' or '0.5,1,1.5'.")
-    return parse_alphas(alphas)
+    parsed = parse_alphas(alphas)
+    if len(parsed) > MOST_ROWS:
+        raise CmrmError(f"There are {len(parsed)} alphas, but one sweep has at most {MOST_ROWS}; give fewer.")
+    return parsed
 
 
 def details(bench: Workbench, ask: Ask, step: Step) -> dict[str, Any]:
@@ -418,8 +432,17 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def launch(blocks: gr.Blocks, host: str | None = None, port: int | None = None, *, block: bool = True) -> str:
+def launch(
+    blocks: gr.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    block: bool = True,
+    health: Callable[[], dict[str, Any]] | None = None,
+) -> str:
     """Serve the page and return its address; with `block`, only when the server has ended.
+
+    `health` answers `GET /health`.
 
     Raises:
         CmrmError: the address can't be used.
@@ -440,6 +463,7 @@ def launch(blocks: gr.Blocks, host: str | None = None, port: int | None = None, 
             theme=theme,
             css_paths=[Path(__file__).with_name("style.css")],
             footer_links=["api"],
+            app_kwargs={"routes": [APIRoute("/health", health)]} if health else None,
             max_file_size="50mb",
             enable_monitoring=False,
             run_history=False,

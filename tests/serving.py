@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import gradio as gr
 import tiny
 
 from cmrm import Row, Step, Vlm, extract_offsets
+from cmrm.health import health
 from cmrm.judge import verdict
 from cmrm.recipes import recipes_for
 from cmrm.ui import build, launch
@@ -24,6 +26,7 @@ class Served:
 
     url: str
     vlm: Vlm
+    blocks: gr.Blocks
     passes: int = 0
 
     def idle(self, quiet: float = 0.6, patience: float = 10.0) -> bool:
@@ -67,7 +70,7 @@ def workbench(name: str = "tiny", texts: tuple[str, str] | None = None) -> Workb
 def serving(bench: Workbench, pace: float = 0.01) -> Iterator[Served]:
     """Serve the page for the length of the block; each forward pass takes at least `pace` seconds."""
     blocks = build(bench)
-    served = Served(launch(blocks, block=False), bench.vlm)
+    served = Served(launch(blocks, block=False, health=health(bench, blocks)), bench.vlm, blocks)
 
     def slow(*_: object) -> None:
         served.passes += 1
