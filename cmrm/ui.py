@@ -16,6 +16,7 @@ from gradio_client.utils import is_file_obj_with_meta
 from . import page
 from .comparison import Row, Step
 from .errors import CmrmError
+from .fetching import bound_downloads
 from .health import TURN, Queue
 from .options import MAX_ALPHA, METHODS, Method, parse_alphas
 from .page import METHOD_NAMES, RUNNING, View
@@ -174,6 +175,7 @@ def build(bench: Workbench) -> gr.Blocks:
         _connect(bench, _lay_out(bench), blocks)
         gr.api(_compare_endpoint(bench), api_name="compare", **_ONE_AT_A_TIME)
         gr.api(_sweep_endpoint(bench), api_name="sweep", **_ONE_AT_A_TIME)
+    bound_downloads(blocks)
     return blocks.queue(max_size=QUEUE)
 
 

@@ -17,6 +17,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from serving import CIRCLE, answered, serving, workbench
 
+from cmrm import fetching
+
 ROOT = Path(__file__).parent.parent
 TOKEN = "hf_thisTokenMustNeverBeSeenAnywhere"
 PROMPT = "Zanzibar marmalade, what colour?"
@@ -178,11 +180,67 @@ def private():
 def test_private_addresses_are_not_fetched(server, client, private, address):
     port, seen = private
     url = address.format(port=port, host=socket.gethostname())
-    with pytest.raises(AppError):
+    with pytest.raises(AppError, match=r"not a public address|could not be fetched"):
         ask(client, image=handle_file(url))
     assert server.get(f"/gradio_api/file={url}").status_code >= 400
     assert server.get(f"/gradio_api/proxy={url}").status_code >= 400
     assert not seen
+
+
+class Far(BaseHTTPRequestHandler):
+    """What a server somewhere may do to who fetches a picture."""
+
+    def do_GET(self):
+        self.send_response(302 if self.path == "/inwards" else 404 if self.path == "/none" else 200)
+        if self.path == "/inwards":
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/picture")
+        self.end_headers()
+        if self.path == "/picture":
+            self.wfile.write(CIRCLE.read_bytes())
+        while self.path in ("/endless", "/slow"):
+            try:
+                self.wfile.write(b"x" * 65536 if self.path == "/endless" else b"x")
+            except OSError:
+                return
+            time.sleep(0 if self.path == "/endless" else 0.1)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_picture_by_url_is_fetched_and_no_more_or_longer_than_an_upload(monkeypatch, tmp_path):
+    whole = fetching.public_address
+
+    async def resolved(host: str) -> str:
+        return "127.0.0.1" if host == "far.example" else await whole(host)
+
+    monkeypatch.setattr(fetching, "public_address", resolved)
+    monkeypatch.setattr(fetching, "SECONDS", 8.0)
+    monkeypatch.setattr(fetching, "MOST_BYTES", 1_000_000)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    far = ThreadingHTTPServer(("127.0.0.1", 0), Far)
+    Thread(target=far.serve_forever, daemon=True).start()
+    refused = {
+        "/endless": "more than 1 MB",
+        "/slow": "more than 8 s",
+        "/inwards": "not a public",
+        "/none": "status 404",
+    }
+    with serving(workbench()) as served:
+        client = Client(served.url, verbose=False)
+        assert (
+            ask(client, image=handle_file(f"http://far.example:{far.server_port}/picture"))[:2]
+            == (ask(client, image=handle_file(str(CIRCLE)))[:2])
+        )
+        kept = set(tmp_path.rglob("*"))
+        for path, says in refused.items():
+            with pytest.raises(AppError, match=says) as caught:
+                ask(client, image=handle_file(f"http://far.example:{far.server_port}{path}"))
+            assert str(caught.value).endswith("upload it instead.")
+        assert set(tmp_path.rglob("*")) == kept
+        assert ask(client)[2]["done"]
+        client.close()
+    far.shutdown()
 
 
 def test_uploads_are_limited_in_size(server):
