@@ -30,9 +30,9 @@ class Queue:
         held = blocks._queue.event_queue_per_concurrency_id.get(TURN)
         if held is None:
             return cls()
-        times = [time for fn, time in blocks._queue.process_time_per_fn.items() if fn.concurrency_id == TURN]
-        count = sum(time.count for time in times)
-        seconds = sum(time.process_time for time in times) / count if count else 0.0
+        taken = [total for fn, total in blocks._queue.process_time_per_fn.items() if fn.concurrency_id == TURN]
+        count = sum(total.count for total in taken)
+        seconds = sum(total.process_time for total in taken) / count if count else 0.0
         return cls(len(held.queue), held.current_concurrency, round(seconds, 2))
 
     @property

@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from .comparison import Step
@@ -16,9 +17,7 @@ _log = logging.getLogger("cmrm.requests")
 
 def to_standard_error() -> None:
     """Let the lines be seen; a program that sets up logging itself needs no call."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
-    _log.addHandler(handler)
+    _log.addHandler(logging.StreamHandler(sys.stderr))
     _log.setLevel(logging.INFO)
     _log.propagate = False
 
@@ -39,6 +38,7 @@ def logged(steps: Iterator[Step], **settings: Any) -> Iterator[Step]:
         raise
     finally:
         facts = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "id": uuid.uuid4().hex[:12],
             **{name: _harmless(value) for name, value in settings.items()},
             "tokens": [row.tokens for row in step.rows],
@@ -52,8 +52,10 @@ def logged(steps: Iterator[Step], **settings: Any) -> Iterator[Step]:
 
 def _harmless(value: Any) -> Any:
     """Settings come unchecked: what is no number, no list of them and no short word is named by its type alone."""
-    if isinstance(value, (list, tuple)) and all(isinstance(one, float) for one in value):
-        return list(value)
-    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**63):
+    if isinstance(value, tuple):
+        return [_harmless(one) for one in value]
+    if value is None or (isinstance(value, (int, float)) and abs(value) < 2**63):
         return value
+    if isinstance(value, float):
+        return str(value)  # JSON has no NaN
     return value if isinstance(value, str) and len(value) < 12 and value.isalnum() else type(value).__name__

@@ -102,7 +102,7 @@ def test_a_sweep_has_a_judged_row_for_each_alpha(client):
     assert rows[0]["text"] == ask(client, max_new_tokens=8)[0]
 
 
-@pytest.mark.parametrize("alphas", ["", "a:b:c", "0:3:1", "0:1:0", "1,-1", "nan", 7])
+@pytest.mark.parametrize("alphas", ["", "a:b:c", "0:3:1", "0:2:0.01", "0:1:0", "1,-1", "nan", 7])
 def test_a_malformed_range_is_refused(client, alphas):
     with pytest.raises(AppError, match="alpha"):
         client.predict(None, "Hello", alphas, api_name="/sweep")

@@ -48,9 +48,9 @@ def test_sentences_survive_the_way_back(facts):
 
 
 def test_a_stop_arrives_while_the_prompt_is_still_read(facts):
-    """A pass takes 2 s there."""
-    assert facts["first"] < 1.5
-    assert facts["closed"] < 6
+    """A pass takes 2 s there: the first token 4 s, the whole answer 800 s."""
+    assert facts["first"] < 3
+    assert facts["closed"] < 30
 
 
 def test_gpu_time_is_asked_for_by_tokens_and_rows(facts):
