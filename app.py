@@ -32,11 +32,22 @@ def serve(
     ] = None,
 ) -> None:
     """See what CMRM steering does to a vision-language model, side by side in the browser."""
+    zero_gpu = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
+    if zero_gpu:
+        import spaces  # must come before torch
     say(f"Loading {model} ...")
+    from cmrm.health import health
+    from cmrm.requests_log import to_standard_error
     from cmrm.ui import build, launch
 
     bench = open_workbench(model, quantization, device_map, plain_template, offsets)
-    launch(build(bench), host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port)
+    if zero_gpu:
+        from cmrm.zerogpu import on_zero_gpu
+
+        bench = on_zero_gpu(bench, spaces.GPU)
+    to_standard_error()
+    page = build(bench)
+    launch(page, host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port, health=health(bench, page))
 
 
 def main() -> None:

@@ -79,13 +79,13 @@ def compare(
     Raises:
         CmrmError: bad input, before the first step.
     """
-    chosen = checked_alphas(alphas) if len(alphas) else ()
+    chosen = () if isinstance(alphas, (list, tuple)) and not alphas else checked_alphas(alphas)
     if chosen and offsets is None:
         raise CmrmError("There are alphas but no offsets to steer by; give offsets, or no alphas.")
     if isinstance(offsets, Offsets):
         for warning in offsets.check(vlm):
             warnings.warn(warning, CmrmWarning, stacklevel=2)
-    if not isinstance(max_new_tokens, int) or not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
+    if type(max_new_tokens) is not int or not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
         raise CmrmError(
             f"max_new_tokens is {max_new_tokens!r}, but it must be a whole number from 1 to {MAX_NEW_TOKENS}."
         )
@@ -155,16 +155,18 @@ def _steps(
 ) -> Generator[Step]:
     start = time.perf_counter()
     writers = [_Writer(vlm, Row(alpha)) for alpha in alphas]
-    for tokens in stream:
-        elapsed = time.perf_counter() - start
-        for writer, token in zip(writers, tokens, strict=True):
-            writer.add(token, elapsed)
-        yield Step(tuple(writer.row for writer in writers))
+    with vlm.enough_memory():
+        for tokens in stream:
+            elapsed = time.perf_counter() - start
+            for writer, token in zip(writers, tokens, strict=True):
+                writer.add(token, elapsed)
+            yield Step(tuple(writer.row for writer in writers))
     for writer in writers:
         if not writer.row.ended:
             writer.end()
     rows = [writer.row for writer in writers]
     if scored is not None:
-        scores = mean_log_probabilities(vlm, scored, [row.ids for row in rows])
+        with vlm.enough_memory():
+            scores = mean_log_probabilities(vlm, scored, [row.ids for row in rows])
         rows = [replace(row, fluency=score) for row, score in zip(rows, scores, strict=True)]
     yield Step(tuple(rows), done=True)

@@ -236,15 +236,16 @@ class _Batches:
 
     def states(self, report: _Counter, hooks: Hooks | None = None) -> torch.Tensor:
         """Return the layer outputs at the last position, float32 `(prompts, layers, hidden)`."""
-        prefix = read(self.vlm, self.inputs[0], self.shared)
-        result = torch.zeros(len(self.inputs), self.vlm.identity.layers, self.vlm.identity.hidden)
-        for group in self.groups:
-            states = torch.zeros(len(group), *result.shape[1:])
-            context = prefix.fan_out(len(group))
-            recording = _recording(self.vlm, states, hooks(group) if hooks else nullcontext())
-            forward(self.vlm, self._rest(group), context, recording, independent=False)
-            result[group] = states
-            report.advance()
+        with self.vlm.enough_memory():
+            prefix = read(self.vlm, self.inputs[0], self.shared)
+            result = torch.zeros(len(self.inputs), self.vlm.identity.layers, self.vlm.identity.hidden)
+            for group in self.groups:
+                states = torch.zeros(len(group), *result.shape[1:])
+                context = prefix.fan_out(len(group))
+                recording = _recording(self.vlm, states, hooks(group) if hooks else nullcontext())
+                forward(self.vlm, self._rest(group), context, recording, independent=False)
+                result[group] = states
+                report.advance()
         return result
 
     def _rest(self, group: list[int]) -> Inputs:

@@ -30,11 +30,11 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature and not 0.01 <= self.temperature <= 5:
+        if not _is_number(self.temperature) or (self.temperature and not 0.01 <= self.temperature <= 5):
             raise CmrmError(f"temperature is {self.temperature!r}, but it must be 0 (greedy), or from 0.01 to 5.")
-        if not 0 < self.top_p <= 1:
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise CmrmError(f"top_p is {self.top_p!r}, but it must be above 0 and at most 1.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
             raise CmrmError(f"seed is {self.seed!r}, but it must be a whole number from 0 to 2^63 - 1.")
 
     def chooser(self, rows: int) -> Chooser:
@@ -52,6 +52,10 @@ class Sampling:
             return torch.cat([torch.multinomial(row, 1, generator=generator) for row, generator in drawn])
 
         return choose
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def lockstep(

@@ -11,19 +11,24 @@ from .errors import CmrmError
 from .options import Corruption, check_choice
 
 MAX_PIXELS = 50_000_000
+# Processors that scale the shorter side to a fixed length would blow a ribbon up beyond all memory.
+MAX_RATIO = 100
+# The rest of Pillow's formats are rare, and some run other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 def open_image(source: Image.Image | str | Path | BinaryIO) -> Image.Image:
     """Return the picture as upright RGB, transparent parts on white.
 
     Raises:
-        CmrmError: no such file, no picture, a damaged one, or one of more than 50 megapixels.
+        CmrmError: no such file, no picture of a common format, a damaged one, one of more than 50 megapixels,
+            or one more than 100 times as long as wide.
     """
     try:
         with warnings.catch_warnings():
-            # The size is checked below, before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = source if isinstance(source, Image.Image) else Image.open(source)
+            # The size is checked before anything is decoded; what else Pillow finds odd is no news to a visitor.
+            warnings.simplefilter("ignore")
+            image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
             _check_size(image)
             return _on_white(ImageOps.exif_transpose(image))
     except CmrmError:
@@ -45,6 +50,11 @@ def _check_size(image: Image.Image) -> None:
         raise _too_large(f"{image.width} x {image.height} pixels")
     if not image.width * image.height:
         raise CmrmError("The image has no pixels; give one with a width and a height.")
+    if max(image.size) > MAX_RATIO * min(image.size):
+        raise CmrmError(
+            f"The image is {image.width} x {image.height} pixels, more than {MAX_RATIO} times as long as wide; "
+            "crop it first."
+        )
 
 
 def _too_large(size: str = "too large") -> CmrmError:
@@ -54,9 +64,9 @@ def _too_large(size: str = "too large") -> CmrmError:
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # 16- and 32-bit greys: Pillow would clip them at 255 instead of scaling.
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        grey = np.nan_to_num(np.array(image, dtype=np.float32), copy=False).clip(0)
         depth = 255.0 if grey.max(initial=0) <= 255 else max(65535.0, float(grey.max()))
-        image = Image.fromarray((grey.clip(0) * (255 / depth)).astype(np.uint8))
+        image = Image.fromarray((grey * np.float32(255 / depth)).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

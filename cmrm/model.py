@@ -4,10 +4,13 @@ import hashlib
 import inspect
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from PIL import Image
 from torch import nn
 from transformers import (
@@ -155,6 +158,19 @@ class Vlm:
     def free_memory(self) -> int:
         """Bytes that rows may take, whose caches are spread over devices as the layers are."""
         return free_memory(self.layers)
+
+    @contextmanager
+    def enough_memory(self) -> Iterator[None]:
+        """Turn running out of memory into a `CmrmError`, and forget kept prefixes: the next request needs room."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not should_reduce_batch_size(error):
+                raise
+            self.prefixes.clear()
+            raise CmrmError(
+                "The model ran out of memory on this request; ask for fewer alphas or tokens, or for a shorter prompt."
+            ) from error
 
     def separate_experts(self, on: bool) -> None:
         """Let each token of a mixture of experts be computed by itself, so that no row's rounding depends on others."""

@@ -15,13 +15,14 @@ from typing import Any, get_origin
 import numpy as np
 from huggingface_hub import hf_hub_download, parse_hf_uri
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from .errors import CmrmError, first_sentence
 
 FORMAT = 2
 _READ = (1, FORMAT)  # format 1 has no norms
 _HUB = "hf://"
+MAX_BYTES = 256 << 20  # some twenty times what the largest models take
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class OffsetsFile:
         }
 
     def write(self, path: str | Path) -> None:
-        """Write the file, beside its place and then renamed, so that a failure leaves no half-made one.
+        """Write the file, beside its place and then renamed, so that no failure leaves a half-made one.
 
         Raises:
             CmrmError: the file can't be written there.
@@ -92,8 +93,10 @@ class OffsetsFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-            os.close(handle)
-            save_file({"offsets": np.ascontiguousarray(self.values)}, temporary, {"cmrm": json.dumps(self.header())})
+            with open(handle, "wb") as file:
+                file.write(save({"offsets": np.ascontiguousarray(self.values)}, {"cmrm": json.dumps(self.header())}))
+                file.flush()
+                os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
@@ -113,6 +116,8 @@ class OffsetsFile:
         """
         name, local = repr(str(path)), _located(path)
         try:
+            if local.stat().st_size > MAX_BYTES:
+                raise CmrmError(f"{name} has more than {MAX_BYTES >> 20} MiB, so it is no offsets file; give another.")
             with safe_open(local, framework="np") as file:
                 header = json.loads((file.metadata() or {})["cmrm"])
                 if header["format"] not in _READ:

@@ -48,13 +48,13 @@ def checked_alphas(alpha: float | Sequence[float]) -> tuple[float, ...]:
 
 
 def _checked_alpha(value: object) -> float:
-    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
     if not 0 <= number <= MAX_ALPHA:
         raise CmrmError(
             f"alpha is {value!r}, but it must be a number from 0 to {MAX_ALPHA:g} "
             "(a negative one would remove safety); choose one in that range."
         )
-    return number
+    return float(number)
 
 
 def checked_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
@@ -63,10 +63,12 @@ def checked_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
     Raises:
         CmrmError: no layer, or one that the model does not have.
     """
-    chosen = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
-    if not chosen or not all(isinstance(index, int) and 0 <= index < count for index in chosen):
-        raise CmrmError(f"layers is {list(chosen)}, but it must name decoder layers from 0 to {count - 1}.")
-    return chosen
+    if layers is None:
+        return tuple(range(count))
+    chosen = tuple(layers) if isinstance(layers, Iterable) else ()
+    if not chosen or not all(type(index) is int and 0 <= index < count for index in chosen):
+        raise CmrmError(f"layers is {layers!r}, but it must name decoder layers from 0 to {count - 1}.")
+    return tuple(sorted(set(chosen)))
 
 
 def parse_device_map(text: str) -> DeviceMap | None:

@@ -3,28 +3,35 @@
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi.routing import APIRoute
 from gradio_client.utils import is_file_obj_with_meta
 
 from . import page
 from .comparison import Row, Step
 from .errors import CmrmError
+from .fetching import bound_downloads
+from .health import TURN, Queue
 from .options import MAX_ALPHA, METHODS, Method, parse_alphas
 from .page import METHOD_NAMES, RUNNING, View
 from .paths import ASSETS
 from .pictures import TITLES, pictures, tokens
+from .requests_log import logged
 from .why import Explanation, explaining
 from .workbench import Workbench
 
 UPDATES_PER_SECOND = 12
 LONGEST = 512
 LENGTH = 128
+MOST_WAITING, QUEUE = 64, 80  # the rest of the queue is for clicks, which are told how long it would take
+MOST_ROWS = 64
+UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
 EXAMPLES = {
     "Harmful wording": (
@@ -46,7 +53,7 @@ EXAMPLES = {
 
 _log = logging.getLogger(__name__)
 _UNEXPECTED = "Something went wrong inside the app, and not by your fault; its log has the details, please try again."
-_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": TURN, "concurrency_limit": 1}
 _IN_TURN: dict[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
 _HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -73,8 +80,9 @@ def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    with _logged("A comparison"):
-        yield from _paced(_asked(bench, ask))
+    settings = {name: value for name, value in vars(ask).items() if name not in ("image", "prompt")}
+    with _expected("A comparison"):
+        yield from logged(_paced(_asked(bench, ask)), image=ask.image is not None, **settings)
 
 
 def explanation(
@@ -85,7 +93,7 @@ def explanation(
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    with _logged("An explanation"):
+    with _expected("An explanation"):
         yield from explaining(
             bench,
             _picture(ask.image),
@@ -98,7 +106,8 @@ def explanation(
 
 
 @contextmanager
-def _logged(what: str) -> Iterator[None]:
+def _expected(what: str) -> Iterator[None]:
+    """Let no error through but those that say what to do."""
     try:
         yield
     except CmrmError:
@@ -111,16 +120,17 @@ def _logged(what: str) -> Iterator[None]:
 def _asked(bench: Workbench, ask: Ask) -> Iterator[Step]:
     image, length = _picture(ask.image), _whole(ask.max_new_tokens)
     if isinstance(ask.alpha, tuple):
-        return bench.sweep(image, ask.prompt, ask.alpha, method=ask.method, max_new_tokens=length)
-    return bench.compare(
-        image,
-        ask.prompt,
-        alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
-        method=ask.method,
-        max_new_tokens=length,
-        temperature=_number("temperature", ask.temperature),
-        seed=_whole(ask.seed),
-    )
+        yield from bench.sweep(image, ask.prompt, ask.alpha, method=ask.method, max_new_tokens=length)
+    else:
+        yield from bench.compare(
+            image,
+            ask.prompt,
+            alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
+            method=ask.method,
+            max_new_tokens=length,
+            temperature=_number("temperature", ask.temperature),
+            seed=_whole(ask.seed),
+        )
 
 
 def _picture(value: Any) -> str | None:
@@ -202,7 +212,9 @@ def _shown(view: View) -> list[Any]:
 
 def build(bench: Workbench) -> gr.Blocks:
     """Return the page, its events and the endpoints `/compare`, `/sweep` and `/explain`."""
-    with gr.Blocks(title="CMRM, side by side", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
+    with gr.Blocks(
+        title="CMRM, side by side", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
+    ) as blocks:
         gr.Markdown(page.INTRO, elem_id="intro")
         with gr.Tabs():
             with gr.Tab("Compare"):
@@ -210,12 +222,13 @@ def build(bench: Workbench) -> gr.Blocks:
             with gr.Tab("Why"):
                 why = _lay_out_why()
         gr.HTML(page.status(bench))
-        _connect(bench, parts)
+        _connect(bench, parts, blocks)
         _connect_why(bench, parts, why)
         gr.api(_compare_endpoint(bench), api_name="compare", **_ONE_AT_A_TIME)
         gr.api(_sweep_endpoint(bench), api_name="sweep", **_ONE_AT_A_TIME)
         gr.api(_explain_endpoint(bench), api_name="explain", **_ONE_AT_A_TIME)
-    return blocks
+    bound_downloads(blocks)
+    return blocks.queue(max_size=QUEUE)
 
 
 def _lay_out(bench: Workbench) -> _Parts:
@@ -285,14 +298,18 @@ def _ask_column(bench: Workbench, alpha: float) -> dict[str, Any]:
     return parts
 
 
-def _connect(bench: Workbench, parts: _Parts) -> None:
+def _connect(bench: Workbench, parts: _Parts, blocks: gr.Blocks) -> None:
     veiled = page.needs_veil(bench)
 
     def begin(view: View, method: Any, alpha: Any, temperature: Any, seed: Any, event: gr.EventData) -> Any:
         if view.phase in RUNNING:
             gr.Info("An answer is still on its way; wait for its end, or press Stop.")
             return gr.skip()
-        waiting = View(veiled, _label(method, alpha), "waiting", "Waiting for a turn on the model ...")
+        queue = Queue.of(blocks)
+        if queue.waiting >= MOST_WAITING:
+            raise gr.Error(f"The model is busy: {queue}; try again then.", title="Busy", print_exception=False)
+        turn = f"Waiting for a turn on the model{f': {queue}' if queue.ahead else ''} ..."
+        waiting = View(veiled, _label(method, alpha), "waiting", turn)
         if event.target is not parts.again:
             return [*_shown(waiting), seed]
         if not temperature:
@@ -302,13 +319,14 @@ def _connect(bench: Workbench, parts: _Parts) -> None:
     def stream(view: View, *settings: Any) -> Iterator[list[Any]]:
         ask = Ask(*settings)
         view = View(veiled, view.label, "reading", _reading(ask), ask=ask)
-        yield _shown(view)
-        try:
-            for step in answer(bench, ask):
-                view = view.after(step)
-                yield _shown(view)
-        except CmrmError as error:
-            yield _shown(view.failed(str(error)))
+        with _refusing():
+            yield _shown(view)
+            try:
+                for step in answer(bench, ask):
+                    view = view.after(step)
+                    yield _shown(view)
+            except CmrmError as error:
+                yield _shown(view.failed(str(error)))
 
     def cleared(method: Any, alpha: Any) -> list[Any]:
         return [None, "", *_shown(View(veiled, _label(method, alpha)))]
@@ -326,7 +344,7 @@ def _connect(bench: Workbench, parts: _Parts) -> None:
         **_HIDDEN,
     )
     # Values come unchecked, so that one place, the library, says what is wrong with them.
-    running = begun.then(
+    running = begun.success(
         stream, [parts.view, *parts.settings], parts.frame, preprocess=False, **_ONE_AT_A_TIME, **_HIDDEN
     )
     # A run that is cancelled may still paint for a moment, so what it leaves is settled only after it.
@@ -493,17 +511,23 @@ def _explain_endpoint(bench: Workbench) -> Any:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Tell an API's caller what is wrong in the one sentence that there is for it."""
+    """Tell the caller what is wrong in the one sentence that there is for it."""
     try:
         yield
     except CmrmError as error:
         raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        _log.exception("A result could not be shown.")
+        raise gr.Error(_UNEXPECTED, print_exception=False) from error
 
 
 def _range(alphas: Any) -> tuple[float, ...]:
     if not isinstance(alphas, str):
         raise CmrmError(f"alphas is {alphas!r}, but it must be a text such as '0:2:0.25' or '0.5,1,1.5'.")
-    return parse_alphas(alphas)
+    parsed = parse_alphas(alphas)
+    if len(parsed) > MOST_ROWS:
+        raise CmrmError(f"There are {len(parsed)} alphas, but one sweep has at most {MOST_ROWS}; give fewer.")
+    return parsed
 
 
 def details(bench: Workbench, ask: Ask, step: Step) -> dict[str, Any]:
@@ -548,8 +572,17 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def launch(blocks: gr.Blocks, host: str | None = None, port: int | None = None, *, block: bool = True) -> str:
+def launch(
+    blocks: gr.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    block: bool = True,
+    health: Callable[[], dict[str, Any]] | None = None,
+) -> str:
     """Serve the page and return its address; with `block`, only when the server has ended.
+
+    `health` answers `GET /health`.
 
     Raises:
         CmrmError: the address can't be used.
@@ -570,7 +603,9 @@ def launch(blocks: gr.Blocks, host: str | None = None, port: int | None = None, 
             theme=theme,
             css_paths=[Path(__file__).with_name("style.css")],
             footer_links=["api"],
+            app_kwargs={"routes": [APIRoute("/health", health)]} if health else None,
             max_file_size="50mb",
+            enable_monitoring=False,
             run_history=False,
             ssr_mode=False,
             show_error=True,

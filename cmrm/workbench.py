@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,8 @@ def _cached(vlm: Vlm, anchors: AnchorSet, recipe: Recipe, progress: Progress | N
         try:
             return Offsets.load(path)
         except CmrmError:
-            path.replace(path.with_suffix(".damaged"))
+            with suppress(OSError):  # another process was faster, or the folder is read-only
+                path.replace(path.with_suffix(".damaged"))
     offsets = extract_offsets(
         vlm, anchors.texts, estimator=recipe.estimator, corruption=recipe.corruption, progress=progress
     )

@@ -1,14 +1,17 @@
 """A served page over a tiny model, shared by the tests of the API and of the browser."""
 
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import gradio as gr
 import tiny
 
 from cmrm import Row, Step, Vlm, extract_offsets
+from cmrm.health import health
 from cmrm.judge import verdict
 from cmrm.recipes import recipes_for
 from cmrm.ui import build, launch
@@ -24,6 +27,7 @@ class Served:
 
     url: str
     vlm: Vlm
+    blocks: gr.Blocks
     passes: int = 0
 
     def idle(self, quiet: float = 0.6, patience: float = 10.0) -> bool:
@@ -68,7 +72,7 @@ def workbench(name: str = "tiny", texts: tuple[str, str] | None = None) -> Workb
 def serving(bench: Workbench, pace: float = 0.01) -> Iterator[Served]:
     """Serve the page for the length of the block; each forward pass takes at least `pace` seconds."""
     blocks = build(bench)
-    served = Served(launch(blocks, block=False), bench.vlm)
+    served = Served(launch(blocks, block=False, health=health(bench, blocks)), bench.vlm, blocks)
 
     def slow(*_: object) -> None:
         served.passes += 1
@@ -80,3 +84,15 @@ def serving(bench: Workbench, pace: float = 0.01) -> Iterator[Served]:
     finally:
         handle.remove()
         blocks.close(verbose=False)
+
+
+def answered(url: str, patience: float = 150.0) -> bytes:
+    """What a server says that may still be starting."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return urllib.request.urlopen(url).read()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.3)

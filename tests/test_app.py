@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import CIRCLE, Served, serving, workbench
+from serving import CIRCLE, Served, answered, serving, workbench
 
 from cmrm import CmrmError, Offsets, Row
 from cmrm.page import View, message, pane, veil
@@ -104,7 +103,7 @@ def test_a_sweep_has_a_judged_row_for_each_alpha(client):
     assert rows[0]["text"] == ask(client, max_new_tokens=8)[0]
 
 
-@pytest.mark.parametrize("alphas", ["", "a:b:c", "0:3:1", "0:1:0", "1,-1", "nan", 7])
+@pytest.mark.parametrize("alphas", ["", "a:b:c", "0:3:1", "0:2:0.01", "0:1:0", "1,-1", "nan", 7])
 def test_a_malformed_range_is_refused(client, alphas):
     with pytest.raises(AppError, match="alpha"):
         client.predict(None, "Hello", alphas, api_name="/sweep")
@@ -319,14 +318,3 @@ def test_app_serves_a_model_named_by_environment_variables(checkpoint, offsets: 
             assert b"CMRM" in answered(f"http://127.0.0.1:{port}")
         finally:
             app.terminate()
-
-
-def answered(url: str, patience: float = 40.0) -> bytes:
-    end = time.monotonic() + patience
-    while True:
-        try:
-            return urllib.request.urlopen(url).read()
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.3)

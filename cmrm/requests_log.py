@@ -1,0 +1,61 @@
+"""One JSON line a request: its settings, tokens, times and outcome, never its prompt, image or answers."""
+
+import json
+import logging
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from .comparison import Step
+from .errors import CmrmError
+
+_log = logging.getLogger("cmrm.requests")
+
+
+def to_standard_error() -> None:
+    """Let the lines be seen; a program that sets up logging itself needs no call."""
+    _log.addHandler(logging.StreamHandler(sys.stderr))
+    _log.setLevel(logging.INFO)
+    _log.propagate = False
+
+
+def logged(steps: Iterator[Step], **settings: Any) -> Iterator[Step]:
+    """Pass on a request's steps, and log how it ended: done, stopped by its caller, refused or failed."""
+    start, first, step, outcome = time.perf_counter(), None, Step(()), "failed"
+    try:
+        for step in steps:
+            first = time.perf_counter() - start if first is None else first
+            yield step
+        outcome = "done"
+    except GeneratorExit:
+        outcome = "stopped"
+        raise
+    except CmrmError:
+        outcome = "refused"
+        raise
+    finally:
+        facts = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "id": uuid.uuid4().hex[:12],
+            **{name: _harmless(value) for name, value in settings.items()},
+            "tokens": [row.tokens for row in step.rows],
+            "verdicts": [row.verdict for row in step.rows],
+            "first_token_seconds": None if first is None else round(first, 3),
+            "seconds": round(time.perf_counter() - start, 3),
+            "outcome": outcome,
+        }
+        _log.info(json.dumps(facts))
+
+
+def _harmless(value: Any) -> Any:
+    """Settings come unchecked: what is no number, no list of them and no short word is named by its type alone."""
+    if isinstance(value, tuple):
+        return [_harmless(one) for one in value]
+    if value is None or (isinstance(value, (int, float)) and abs(value) < 2**63):
+        return value
+    if isinstance(value, float):
+        return str(value)  # JSON has no NaN
+    return value if isinstance(value, str) and len(value) < 12 and value.isalnum() else type(value).__name__

@@ -1,0 +1,111 @@
+"""ZeroGPU of Hugging Face Spaces: each answer is made in a forked worker, which has a GPU for a declared time.
+
+What crosses to the worker and back is pickled; the model is not, as the worker is forked from the process
+that loaded it. Workers are reused, so they must be left as they were. A visitor's Stop arrives at the next `yield`.
+"""
+
+import re
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from .comparison import MAX_NEW_TOKENS, Row, Step
+from .errors import CmrmError
+from .workbench import Workbench
+
+BEAT = 0.5
+LONGEST = 120
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What is wrong with a request; an exception would lose its sentence on the way back."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ZeroGpuWorkbench(Workbench):
+    """A workbench whose `compare` and `sweep` run in a worker: `task` is the decorated function."""
+
+    task: Callable[..., Iterator[Step | Refusal]] | None = None
+
+    def compare(self, image: Image.Image | str | Path | None, prompt: str, **options: Any) -> Generator[Step]:
+        """Answer as `Workbench.compare` does; bad input is refused at the first step."""
+        return self._away("compare", image, prompt, **options)
+
+    def sweep(
+        self, image: Image.Image | str | Path | None, prompt: str, *alphas: Any, **options: Any
+    ) -> Generator[Step]:
+        """Answer as `Workbench.sweep` does; bad input is refused at the first step."""
+        return self._away("sweep", image, prompt, *alphas, **options)
+
+    def _away(self, *arguments: Any, **options: Any) -> Generator[Step]:
+        assert self.task
+        try:
+            for step in self.task(*arguments, **options):
+                if isinstance(step, Refusal):
+                    raise CmrmError(step.sentence)
+                yield step
+        except gr.Error as error:  # no quota left, or no GPU: its message may be HTML
+            said = " ".join(re.sub(r"<[^>]+>", " ", str(error.message)).split()).rstrip(".")
+            raise CmrmError(f"ZeroGPU could not answer ({said}); try again later.") from error
+
+
+def on_zero_gpu(bench: Workbench, gpu: Callable[..., Any], device: str = "cuda") -> ZeroGpuWorkbench:
+    """Return the workbench that answers on ZeroGPU; `gpu` is `spaces.GPU`.
+
+    The model is loaded and probed on the CPU, and marked here for the move to the GPU that each worker makes.
+
+    Raises:
+        CmrmError: a model that is quantized, or not on the CPU.
+    """
+    if bench.vlm.identity.quantization != "none" or bench.vlm.device.type != "cpu":
+        raise CmrmError(
+            "ZeroGPU workers move the model to their GPU, which weights quantized beforehand can't follow; set "
+            "CMRM_QUANTIZATION=none and CMRM_DEVICE_MAP=cpu."
+        )
+    bench.vlm.model.to(device)
+
+    def task(name: str, *arguments: Any, **options: Any) -> Iterator[Step | Refusal]:
+        try:
+            yield from beating(lambda: getattr(bench, name)(*arguments, **options))
+        except CmrmError as error:
+            yield Refusal(str(error))
+
+    return ZeroGpuWorkbench(**vars(bench), task=gpu(task, duration=duration))
+
+
+def duration(name: str, _image: object, _prompt: object, alphas: object = (), **options: Any) -> int:
+    """Return for how many seconds to ask for a GPU: for a start, and for each token, more of them for many rows."""
+    tokens, rows = options.get("max_new_tokens"), len(alphas) if isinstance(alphas, tuple) else 1
+    tokens = tokens if isinstance(tokens, int) and 0 < tokens <= MAX_NEW_TOKENS else 0  # else it is refused
+    start = 25 if options.get("method") == "sample" else 20
+    return min(LONGEST, round(start + tokens * (0.06 + 0.004 * rows)))
+
+
+def beating(steps: Callable[[], Iterator[Step]]) -> Iterator[Step]:
+    """Yield steps, and while one takes long the one before it again, so that a Stop can arrive meanwhile.
+
+    Closed during a pass of the model, it waits for the end of the pass and then closes the stream.
+    """
+
+    def stream() -> Generator[Step]:
+        yield from steps()
+
+    running, last = stream(), Step((Row(0.0), Row(0.0)))
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            while not last.done:
+                coming = thread.submit(next, running)
+                while not wait([coming], BEAT).done:
+                    yield last
+                last = coming.result()
+                yield last
+        finally:
+            thread.submit(running.close).result()
