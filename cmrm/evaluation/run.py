@@ -99,13 +99,18 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
     settings = _settings(plan, bench, records, rows)
     journal = Journal(plan.out, settings, processes.index)
     processes.wait()  # every process has read what there was, before any of them adds to it
+    before, began = len(journal.entries), time.monotonic()
     study.run(journal, processes, progress if processes.main else None)
+    seconds = time.monotonic() - began
     gathered = processes.gather(dump(journal.entries.values()))
     processes.leave()
     if not processes.main:
         return None
     journal.entries.update((entry.key, entry) for blob in gathered[1:] for entry in parse(blob))
-    cost = {"hours": (time.monotonic() - started) / 3600, "gpu_memory": _gpu_memory(), "processes": processes.count}
+    new = len(journal.entries) - before
+    say(f"{new:,} answers in {seconds:.0f} s, {new / seconds:.1f} a second")
+    hours = (time.monotonic() - started) / 3600
+    cost = {"hours": hours, "answers": new, "gpu_memory": _gpu_memory(), "processes": processes.count}
     main = judges[0].name
     keys, why = study.keys, _why(bench, records, say)
     if plan.judge:
