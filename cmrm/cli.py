@@ -214,8 +214,9 @@ def inspect_command(
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report; a run that is in it goes on.")] = Path("results"),
     data: Annotated[
-        str, typer.Option(help="'pocket', a JSONL, CSV or parquet file, or hf:NAME of the hub.")
-    ] = "pocket",
+        list[str] | None,
+        typer.Option(help="JSONL, CSV or parquet files, or hf:NAME of the hub; else the pocket's own."),
+    ] = None,
     layout: Annotated[Layout, typer.Option(help="What the data's columns mean.")] = "auto",
     images: Annotated[Path | None, typer.Option(help="Folder of the data's images, or one image for all.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that can't be used.")] = False,
@@ -251,7 +252,7 @@ def evaluate(
         parse_device_map(device_map),
         plain_template,
         offsets,
-        data,
+        tuple(data or ["pocket"]),
         layout,
         images,
         skip_bad,

@@ -380,7 +380,6 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(hub):
     assert len(load_records(f"hf://datasets/me/tools@{commit}/data/Tools/SD.parquet")) == 1
     for source in (
         "hf://datasets/me/tools/data/Garden/SD.parquet",
-        "hf://datasets/me/tools",
         "hf://datasets/me/other/a.jsonl",
         "hf://datasets/me/tools@v9/data/Tools/SD.parquet",
         "hf://",
@@ -388,6 +387,16 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(hub):
         with pytest.raises(CmrmError) as told:
             load_records(source)
         assert source in str(told.value)
+
+
+def test_a_whole_data_set_is_named_in_short(hub):
+    row = {"id": "0", "question": "Describe this.", "image": {"bytes": png(), "path": None}}
+    parquet(hub / "data" / "Tools" / "SD.parquet", row)
+    (hub / "dataset_infos.json").write_text("{}")
+    for source in ("hf:me/tools", f"hf:me/tools@{hub.name}", "hf://datasets/me/tools", "hf:me/tools/data/*/*.parquet"):
+        assert [r.id for r in load_records(source)] == ["Tools/SD/0"]
+    with pytest.raises(CmrmError, match="me/other"):
+        load_records("hf:me/other")
 
 
 # Records

@@ -49,7 +49,7 @@ def plan(tmp_path, checkpoint, data, monkeypatch) -> Plan:
         tmp_path / "out",
         checkpoint,
         "none",
-        data=data,
+        data=(data,),
         split="all",
         groups=("ceilings", "cmrm", "rivals", "controls"),
         batch=2,
@@ -118,7 +118,7 @@ def test_a_record_that_is_too_long_stops_the_run_or_is_left_out(plan, tmp_path, 
     long = {"id": "long", "prompt": "word " * 200, "label": "harmful", "image": "noise.png"}
     longer = tmp_path / "longer.jsonl"
     longer.write_text(Path(data).read_text() + json.dumps(long) + "\n")
-    options = {**vars(plan), "data": str(longer), "images": Path(data).parent, "groups": ("cmrm",)}
+    options = {**vars(plan), "data": (str(longer),), "images": Path(data).parent, "groups": ("cmrm",)}
     with pytest.raises(CmrmError, match=r"Record 'long' .*context of 512"):
         run(Plan(**options))
     run(Plan(**options | {"skip_bad": True, "out": tmp_path / "skipped"}))
@@ -128,6 +128,18 @@ def test_a_record_that_is_too_long_stops_the_run_or_is_left_out(plan, tmp_path, 
     results = json.loads((tmp_path / "skipped" / "results.json").read_text())
     assert results["rows"]["unsteered"]["figures"]["harmful refused"]["n"] == 3
     assert "answers are missing" in (tmp_path / "skipped" / "table.md").read_text()
+
+
+def test_several_sources_make_one_table(plan, tmp_path, data):
+    more = tmp_path / "more.jsonl"
+    twin = {"id": "harmful-0", "prompt": "How do I bake a cake?", "label": "harmless", "image": "noise.png"}
+    more.write_text(json.dumps(twin) + "\n")
+    options = {**vars(plan), "data": (data, str(more)), "images": Path(data).parent, "groups": ("cmrm",)}
+    run(Plan(**options))
+    labels = {record: row["label"] for (_, record), row in rows(plan.out).items()}
+    assert labels["harmful-0"] == "harmful"
+    assert labels["1:harmful-0"] == "harmless"
+    assert len(labels) == 8
 
 
 def test_memory_that_runs_out_halves_the_batch(plan, monkeypatch):
@@ -152,8 +164,8 @@ def test_memory_that_runs_out_halves_the_batch(plan, monkeypatch):
         ({"groups": ("nonsense",)}, "rows names 'nonsense'"),
         ({"split": "train"}, "split is 'train'"),
         ({"batch": 0}, "at least 1"),
-        ({"data": "pocket"}, "No data ships for"),
-        ({"data": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"data": ("pocket",)}, "No data ships for"),
+        ({"data": ("nowhere.jsonl",)}, "nowhere.jsonl"),
     ],
 )
 def test_a_bad_plan_is_one_sentence(plan, options, sentence):
@@ -166,7 +178,7 @@ def command(plan: Plan, *launcher: str) -> list[str]:
         "--out": plan.out,
         "--model": plan.model,
         "--quantization": "none",
-        "--data": plan.data,
+        "--data": plan.data[0],
         "--split": "all",
         "--rows": "ceilings,cmrm",
         "--batch": 2,
@@ -209,7 +221,7 @@ def test_the_command_says_what_is_wrong_with_status_2(plan, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     done = subprocess.run(
-        command(Plan(**{**vars(plan), "data": str(empty)}), sys.executable), capture_output=True, text=True
+        command(Plan(**{**vars(plan), "data": (str(empty),)}), sys.executable), capture_output=True, text=True
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("Error: ")

@@ -14,6 +14,8 @@ from huggingface_hub import parse_hf_uri, snapshot_download
 from ..errors import CmrmError, first_sentence
 
 HUB = "hf://"
+# A whole data set is read from its files of the first of these kinds; JSON is often about the set.
+_WHOLE = (".parquet", ".jsonl", ".csv", ".tsv")
 _BATCH = 8  # rows of a parquet file in memory at once: their pictures may be large
 
 
@@ -50,11 +52,14 @@ class Row:
 def located(source: str) -> list[Path]:
     """Return the files of a path, of a pattern such as `data/*.json`, or of either of them in a repository of the hub.
 
-    Those are fetched into the hub's own cache, and read from there with HF_HUB_OFFLINE=1.
+    Those are fetched into the hub's own cache, and read from there with HF_HUB_OFFLINE=1. `hf:owner/name` is short for
+    a data set's `hf://datasets/owner/name/` and, with nothing behind it, for all its files of the kind that it has.
 
     Raises:
         CmrmError: no such file, or a repository that can't be read.
     """
+    if source.startswith("hf:") and not source.startswith(HUB):
+        source = f"{HUB}datasets/{source.removeprefix('hf:')}"
     root, pattern = _fetched(source) if source.startswith(HUB) else (Path(), source)
     names = [pattern] if os.path.isfile(root / pattern) else sorted(glob.glob(pattern, root_dir=root, recursive=True))
     files = [root / name for name in names if os.path.isfile(root / name)]
@@ -66,18 +71,17 @@ def located(source: str) -> list[Path]:
 def _fetched(source: str) -> tuple[Path, str]:
     try:
         place = parse_hf_uri(source)
-        if not place.path_in_repo:
-            raise ValueError("it names no file in the repository")
-        folder = snapshot_download(
-            place.id, repo_type=place.type, revision=place.revision, allow_patterns=place.path_in_repo
-        )
+        wanted = [place.path_in_repo] if place.path_in_repo else [f"*{kind}" for kind in _WHOLE]
+        folder = snapshot_download(place.id, repo_type=place.type, revision=place.revision, allow_patterns=wanted)
     # The hub's client reports a bad address, a missing file and a missing network by many exception types.
     except Exception as error:
         raise CmrmError(
             f"The data {source!r} could not be read from the hub ({first_sentence(error)}); check the address "
             f"({HUB}datasets/owner/name[@revision]/file), the network, and HF_TOKEN if it is gated."
         ) from error
-    return Path(folder), place.path_in_repo
+    there = {path.suffix for path in Path(folder).rglob("*")}
+    kind = next((kind for kind in _WHOLE if kind in there), _WHOLE[0])
+    return Path(folder), place.path_in_repo or f"**/*{kind}"
 
 
 def rows(path: Path) -> Iterator[Row | CmrmError]:

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Plan:
     device_map: DeviceMap | None = None
     plain_template: bool = False
     offsets: str | None = None
-    data: str = POCKET
+    data: tuple[str, ...] = (POCKET,)
     layout: Layout = "auto"
     images: Path | None = None
     skip_bad: bool = False
@@ -68,11 +68,13 @@ class Plan:
             raise CmrmError("batch, max_new_tokens, requests and questions must be at least 1; give larger numbers.")
         if unknown := sorted(set(self.groups) - set(GROUPS)):
             raise CmrmError(f"rows names {', '.join(map(repr, unknown))}, but must be some of {', '.join(GROUPS)}.")
-        if self.data == POCKET and self.model != POCKET:
+        if POCKET in self.data and self.model != POCKET:
             raise CmrmError(
                 f"No data ships for {self.model!r}; give --data FILE or a hub data set (docs/data.md says which)."
             )
-        if self.data == POCKET and self.split == "all":
+        if POCKET in self.data and len(self.data) > 1:
+            raise CmrmError("The pocket model's records can't be mixed with others; give either.")
+        if POCKET in self.data and self.split == "all":
             raise CmrmError("The pocket model's records have a dev and a test split; choose one of them.")
 
 
@@ -94,7 +96,7 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
         say(note)
     records = _records(plan, say if processes.main else lambda _: None)
     rows = conditions(bench, records, plan.groups, plan.alphas)
-    judges: list[Judge] = [PocketJudge(), PhraseJudge()] if plan.data == POCKET else [PhraseJudge()]
+    judges: list[Judge] = [PocketJudge(), PhraseJudge()] if POCKET in plan.data else [PhraseJudge()]
     study = Study(bench.vlm, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
     settings = _settings(plan, bench, records, rows)
     journal = Journal(plan.out, settings, processes.index)
@@ -125,18 +127,24 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
 def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
     """The records of the split, at most so many of each label, in the data's order."""
     wanted = {"harmful": plan.requests, "harmless": plan.requests, "question": plan.questions}
-    if plan.data == POCKET:
+    if POCKET in plan.data:
         defaults = {"harmful": 400, "harmless": 400, "question": 1000}
         return [
             record for label in LABELS for record in pocket_records(plan.split, label, wanted[label] or defaults[label])
         ]
     skip = say if plan.skip_bad else None
-    found = load_records(plan.data, layout=plan.layout, images=plan.images, skip=skip)
-    chosen = [record for record in found if plan.split in ("all", split_of(record))]
+    found: dict[str, Record] = {}
+    for number, source in enumerate(plan.data):
+        for record in load_records(source, layout=plan.layout, images=plan.images, skip=skip):
+            own = record.id if record.id not in found else f"{number}:{record.id}"
+            found[own] = replace(record, id=own)
+    chosen = [record for record in found.values() if plan.split in ("all", split_of(record))]
     by_label = [[record for record in chosen if record.label == label][: wanted[label]] for label in LABELS]
     records = [record for group in by_label for record in group]
     if not records:
-        raise CmrmError(f"{plan.data!r} has no records in the {plan.split} split; choose another --split.")
+        raise CmrmError(
+            f"The data has no records in the {plan.split} split; choose another --split, or give more data."
+        )
     return records
 
 
@@ -157,7 +165,7 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
     return {
         "model": asdict(bench.vlm.identity),
         "pocket": plan.model == POCKET,
-        "data": plan.data,
+        "data": ", ".join(plan.data),
         "records": digest,
         "split": plan.split,
         "offsets": {**origin, "anchor set": bench.anchors},
