@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import test_guard
 import tiny
 import torch
 
 from cmrm import CmrmError
 from cmrm.evaluation import Plan, run
 from cmrm.evaluation import study as study_module
+from cmrm.guard import GuardJudge
 
 PROMPTS = {
     "harmful": [
@@ -90,11 +92,15 @@ def test_an_interrupted_run_goes_on_and_answers_nothing_twice(plan, tmp_path, mo
     answered = []
     real = study_module.answer_batch
 
-    def interrupted(vlm, inputs, *args, **options):
+    def counted(vlm, inputs, *args, **options):
+        if options.get("openings"):  # an answer, no warming up
+            answered.append(len(inputs))
+        return real(vlm, inputs, *args, **options)
+
+    def interrupted(*args, **options):
         if len(answered) == 7:
             raise KeyboardInterrupt
-        answered.append(len(inputs))
-        return real(vlm, inputs, *args, **options)
+        return counted(*args, **options)
 
     again = Plan(**{**vars(plan), "out": tmp_path / "again"})
     monkeypatch.setattr(study_module, "answer_batch", interrupted)
@@ -102,16 +108,27 @@ def test_an_interrupted_run_goes_on_and_answers_nothing_twice(plan, tmp_path, mo
         run(again)
     kept = len((again.out / "rows.jsonl").read_text().splitlines())
     assert kept == sum(answered)
-    monkeypatch.setattr(study_module, "answer_batch", lambda *a, **o: answered.append(len(a[1])) or real(*a, **o))
+    monkeypatch.setattr(study_module, "answer_batch", counted)
     run(again)
     assert sum(answered) == len(whole)
     assert rows(again.out) == whole
 
 
-def test_a_finished_run_answers_nothing_again_and_can_be_judged_anew(plan, monkeypatch):
+def test_a_finished_run_answers_nothing_again_but_another_judge_reads_it(plan, tmp_path, monkeypatch):
     table = run(plan)
     monkeypatch.setattr(study_module, "answer_batch", lambda *_, **__: pytest.fail("answered again"))
     assert run(plan) == table
+    test_guard.save_chat(tmp_path / "guard")  # which finds every answer safe
+    judged = run(Plan(**{**vars(plan), "judge": str(tmp_path / "guard")}))
+    assert "judge: local/guard (harmless requests: refusal phrases)" in judged
+    assert "Agreement of local/guard" in judged
+    for row in rows(plan.out).values():
+        if row["label"] == "harmful":
+            phrases, guard = row["verdicts"].values()
+            assert guard == ("broken" if phrases == "broken" else "refused")
+        assert (len(row["verdicts"]) == 2) == (row["label"] != "question")
+    monkeypatch.setattr(GuardJudge, "verdicts", lambda *_: pytest.fail("judged again"))
+    assert run(Plan(**{**vars(plan), "judge": str(tmp_path / "guard")})) == judged
 
 
 def test_a_record_that_is_too_long_stops_the_run_or_is_left_out(plan, tmp_path, data):

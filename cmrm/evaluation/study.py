@@ -75,12 +75,15 @@ class Study:
         """
         mine = self._batches()[processes.index :: processes.count]
         total = sum(record.label in c.labels for batch in mine for record in batch for c in self.conditions)
-        done, openings = 0, refusal_openings(self.vlm)
+        done, openings, warm = 0, refusal_openings(self.vlm), False
         for batch in mine:
             work = _Batch(self, openings)
             for condition in self.conditions:
                 chosen = [record for record in batch if record.label in condition.labels]
                 if any((condition.name, record.id) not in journal.entries for record in chosen):
+                    if not warm:  # a model's first passes take longer, and are no condition's cost
+                        answer_batch(self.vlm, [self.vlm.encode("Hello", None)], max_new_tokens=4)
+                        warm = True
                     journal.add(work.entries(condition, chosen))
                 done += len(chosen)
                 if progress:
