@@ -31,6 +31,7 @@ LONGEST = 512
 LENGTH = 128
 MOST_WAITING, QUEUE = 64, 80  # the rest of the queue is for clicks, which are told how long it would take
 MOST_ROWS = 64
+SESSIONS = 1000  # of visitors and of API calls, which take about 100 KB each
 UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
 EXAMPLES = {
@@ -606,6 +607,7 @@ def launch(
             app_kwargs={"routes": [APIRoute("/health", health)]} if health else None,
             max_file_size="50mb",
             enable_monitoring=False,
+            state_session_capacity=SESSIONS,
             run_history=False,
             ssr_mode=False,
             show_error=True,
