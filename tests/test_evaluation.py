@@ -69,7 +69,10 @@ def test_rows_are_paired_with_the_unsteered_answers_to_the_same_records(report):
 def test_the_tables_name_judge_split_counts_and_what_is_missing(report):
     table = report.table()
     assert table.count("\n| random direction |") == 1
-    assert "n: 2 harmful, 2 question a row and seed; split: dev; judge: refusal phrases" in table
+    assert (
+        "n: 2 harmful, 2 question a row and seed; split: dev, settings not tuned for this model; judge: refusal phrases"
+        in table
+    )
     assert "1 answers are missing" in table
     assert "harmless" not in table
     assert "+50.0 (" in report.paired_table()

@@ -38,6 +38,7 @@ def page(report: Report, records: Sequence[Record], why: Explanation | None = No
         report=report,
         measures=[name for name in MEASURES if any(name in cells for cells in report.figures.values())],
         paired=[name for name in PAIRED if any(name in cells for cells in report.figures.values())],
+        means=report.mean_names,
         curves=list(curves(report)),
         why=pictures(why) if why else [],
         style=STYLE,

@@ -29,6 +29,7 @@ MEASURES: dict[str, tuple[str, Counts]] = {
     "harmless broken": ("harmless", _is("broken")),
     "questions right": ("question", lambda entry, _: bool(entry.right)),
 }
+MEANS = ("harmful opening", "harmless opening", "log-probability", "time")
 PAIRED = ("harmful refused", "harmless refused", "questions right")
 
 
@@ -108,6 +109,25 @@ class Report:
         known = [number for number in found if number is not None]
         return fmean(known) if known else None
 
+    @cached_property
+    def means(self) -> dict[str, dict[str, float]]:
+        """Every row's means by name: of a refusal's first token by label, and what words and time cost."""
+        found = {
+            row: {
+                "harmful opening": self.mean(row, "opening", "harmful"),
+                "harmless opening": self.mean(row, "opening", "harmless"),
+                "log-probability": self.mean(row, "fluency"),
+                "time": self.time_ratio(row),
+            }
+            for row in self.rows
+        }
+        return {row: {name: mean for name, mean in means.items() if mean is not None} for row, means in found.items()}
+
+    @property
+    def mean_names(self) -> list[str]:
+        """The means that at least one row has."""
+        return [name for name in MEANS if any(name in means for means in self.means.values())]
+
     def time_ratio(self, row: str) -> float | None:
         """Return a row's time an answer over the unsteered one's, on the records that both answered."""
         before = {entry.record: entry.seconds for entry in self._unsteered if not entry.error}
@@ -131,12 +151,14 @@ class Report:
         return [entry for entry in self.entries if entry.error]
 
     def table(self) -> str:
-        """Return the Markdown table: percent with the 95% Wilson interval, mean log-probability, time."""
+        """Return the Markdown table: percent with the 95% Wilson interval; means of openings, log-probability, time."""
         names = [name for name in MEASURES if any(name in cells for cells in self.figures.values())]
-        lines = [_line("condition", *names, "log-probability", "time"), "|---" * (len(names) + 3) + "|"]
+        means = self.mean_names
+        lines = [_line("condition", *names, *means), "|---" * (1 + len(names) + len(means)) + "|"]
         for row, cells in self.figures.items():
             shown = [str(cells[name]) if name in cells else "" for name in names]
-            lines.append(_line(row, *shown, _number(self.mean(row, "fluency"), ".2f"), _number(self.time_ratio(row))))
+            beside = self.means[row]
+            lines.append(_line(row, *shown, *(f"{beside[name]:.2f}" if name in beside else "" for name in means)))
         return "\n".join([*lines, "", self.note(), "", *self._judges()])
 
     def paired_table(self) -> str:
@@ -153,11 +175,13 @@ class Report:
         """Return what the figures are of: counts, split, judge."""
         counts = {label: cell.rate.n for label, cell in self._sizes.items()}
         sizes = ", ".join(f"{n:,} {label}" for label, n in counts.items())
+        tuned = self.settings.get("tuned")
+        split = f"{self.settings['split']}, settings {f'tuned on {tuned}' if tuned else 'not tuned for this model'}"
         failed = f"; {len(self.failed)} answers are missing (rows.jsonl says why)" if self.failed else ""
         return (
-            f"n: {sizes} a row and seed; split: {self.settings['split']}; judge: {self.judge}{failed}. Percent (95% "
-            "Wilson interval, or the spread over seeds); log-probability a token by the unsteered text-only model; "
-            "time an answer, unsteered 1."
+            f"n: {sizes} a row and seed; split: {split}; judge: {self.judge}{failed}. Percent (95% "
+            "Wilson interval, or the spread over seeds); opening: mean probability of a refusal's first token; "
+            "log-probability a token by the unsteered text-only model; time an answer, unsteered 1."
         )
 
     @property
@@ -173,9 +197,7 @@ class Report:
         rows = {
             row: {
                 "figures": {name: _cell(cell) for name, cell in cells.items()},
-                "fluency": self.mean(row, "fluency"),
-                "opening": {label: self.mean(row, "opening", label) for label in ("harmful", "harmless")},
-                "time ratio": self.time_ratio(row),
+                "means": self.means[row],
             }
             for row, cells in self.figures.items()
         }
@@ -193,7 +215,3 @@ def _cell(cell: Cell) -> dict[str, object]:
 
 def _line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _number(value: float | None, form: str = ".2f") -> str:
-    return "" if value is None else format(value, form)

@@ -120,7 +120,7 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
         del bench, study, rows
         gc.collect()
         main = _guarded(plan.judge, journal, records, say)
-    report = Report({**settings, **_circumstances(), "cost": cost}, journal.finish(keys), main)
+    report = Report({**settings, **_circumstances(plan), "cost": cost}, journal.finish(keys), main)
     return _written(plan, report, records, why)
 
 
@@ -176,9 +176,11 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
     }
 
 
-def _circumstances() -> dict[str, object]:
+def _circumstances(plan: Plan) -> dict[str, object]:
     packages = ("torch", "transformers", "bitsandbytes", "accelerate")
     return {
+        # The shipped recipes, rivals included, were chosen on the pocket model's dev split.
+        "tuned": "dev" if plan.model == POCKET else None,
         "command": " ".join(["python -m cmrm", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: importlib.metadata.version(name) for name in packages},
