@@ -31,7 +31,7 @@ LONGEST = 512
 LENGTH = 128
 MOST_WAITING, QUEUE = 64, 80  # the rest of the queue is for clicks, which are told how long it would take
 MOST_ROWS = 64
-SESSIONS = 1000  # of visitors and of API calls, which take about 100 KB each
+SESSIONS = 200  # kept, of visitors and of API calls, which take about 100 KB each
 UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
 EXAMPLES = {
