@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
-from ..errors import CmrmError
+from ..errors import CmrmError, first_sentence
 from ..fluency import pair_log_probabilities
 from ..judges import Judge
 from ..methods.defence import Defence
@@ -115,10 +116,35 @@ class _Batch:
         inputs = [one for one in shown.values() if not isinstance(one, CmrmError)]
         made = [Entry(condition.name, key, _label(records, key), error=str(error)) for key, error in failed.items()]
         for group in alike(inputs):
-            chosen = [good[index] for index in group]
-            answers, seconds = self._answers(condition, chosen, [inputs[index] for index in group])
-            made += self._judged(condition, chosen, answers, seconds / len(group))
+            made += self._made(condition, [good[index] for index in group], [inputs[index] for index in group])
         return made
+
+    def _made(self, condition: Condition, records: Sequence[Record], inputs: Sequence[Inputs]) -> list[Entry]:
+        """Answer and judge; in halves where memory runs out, or to find the one record that can't be steered."""
+        try:
+            answers, seconds = self._answers(condition, records, inputs)
+            return self._judged(condition, records, answers, seconds / len(records))
+        except (CmrmError, MemoryError, RuntimeError) as error:
+            failure = error
+            # `Vlm.enough_memory` makes a sentence of it, which has the cause.
+            full = any(e and _out_of_memory(e) for e in (error, error.__cause__))
+        if not full and not isinstance(failure, CmrmError):
+            raise failure
+        if len(records) > 1:
+            del failure  # its traceback holds the tensors of the failed pass
+            self.study.vlm.prefixes.clear()
+            torch.cuda.empty_cache()
+            half = len(records) // 2
+            parts = (slice(half), slice(half, None))
+            return [entry for part in parts for entry in self._made(condition, records[part], inputs[part])]
+        [record] = records
+        if full:
+            raise CmrmError(
+                "Memory ran out on a single answer; use another quantization or device, or ask for fewer tokens."
+            ) from failure
+        if self.study.strict:
+            raise CmrmError(f"Record {record.id!r} under {condition.name!r}: {failure}") from failure
+        return [Entry(condition.name, record.id, record.label, error=str(failure))]
 
     def _inputs(self, condition: Condition, record: Record) -> Inputs | CmrmError:
         try:
@@ -131,6 +157,10 @@ class _Batch:
             return self.encoded[key]
         except CmrmError as error:
             return error
+        except ValueError as error:  # a processor's own, such as for a picture far longer than wide
+            return CmrmError(
+                f"The model's processor can't take it ({first_sentence(error)}); mend its picture or leave it out."
+            )
 
     def _alone(self, record: Record) -> Inputs:
         key = f"text {record.id}"
@@ -143,24 +173,14 @@ class _Batch:
     ) -> tuple[list[Answered], float]:
         """Return the answers and the seconds they took, measuring what is added included."""
         vlm, c = self.study.vlm, condition
-        try:
-            added, measuring = self._steering(c, records)
-            hooks = None
-            if added is not None:
-                hooks = steer(vlm, added, c.alpha, layers=c.layers, positions=c.positions, steps=c.steps)
-            started = time.perf_counter()
-            limit = self.study.max_new_tokens
-            answers = answer_batch(vlm, inputs, hooks, max_new_tokens=limit, openings=self.openings)
-            return answers, measuring + time.perf_counter() - started
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            if len(records) == 1:
-                raise CmrmError(
-                    "Memory ran out on a single answer; use another quantization or device, or ask for fewer tokens."
-                ) from error
-        half = len(records) // 2
-        parts = [self._answers(c, records[part], inputs[part]) for part in (slice(half), slice(half, None))]
-        return [answer for answers, _ in parts for answer in answers], sum(seconds for _, seconds in parts)
+        added, measuring = self._steering(c, records)
+        hooks = None
+        if added is not None:
+            hooks = steer(vlm, added, c.alpha, layers=c.layers, positions=c.positions, steps=c.steps)
+        started = time.perf_counter()
+        limit = self.study.max_new_tokens
+        answers = answer_batch(vlm, inputs, hooks, max_new_tokens=limit, openings=self.openings)
+        return answers, measuring + time.perf_counter() - started
 
     def _steering(self, condition: Condition, records: Sequence[Record]) -> tuple[Steering | None, float]:
         """What a defence adds, and the seconds it took, once for all conditions with that defence."""
@@ -193,6 +213,13 @@ class _Batch:
             )
             for k, (record, answer, score) in enumerate(zip(records, answers, fluency, strict=True))
         ]
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory or, by the words of torch's allocator for it, the machine's ran out."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and should_reduce_batch_size(error)
+    )
 
 
 def _label(records: Sequence[Record], key: str) -> str:
