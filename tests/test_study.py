@@ -13,10 +13,11 @@ import test_guard
 import tiny
 import torch
 
-from cmrm import CmrmError
+from cmrm import CmrmError, Vlm, extraction
 from cmrm.evaluation import Plan, run
 from cmrm.evaluation import study as study_module
 from cmrm.guard import GuardJudge
+from cmrm.methods.levels import SampleLevel
 
 PROMPTS = {
     "harmful": [
@@ -159,20 +160,67 @@ def test_several_sources_make_one_table(plan, tmp_path, data):
     assert len(labels) == 8
 
 
-def test_memory_that_runs_out_halves_the_batch(plan, monkeypatch):
-    whole = run(Plan(**{**vars(plan), "groups": ("cmrm",), "batch": 1, "out": plan.out / "one"}))
-    real = study_module.answer_batch
+def full_gpu(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("where", ["answer_batch", "pair_log_probabilities", "last_states"])
+def test_memory_that_runs_out_halves_the_batch(plan, monkeypatch, where):
+    few = {**vars(plan), "groups": ("cmrm",)}
+    run(Plan(**{**few, "batch": 1, "out": plan.out / "one"}))
+    place = "cmrm.extraction.forward" if where == "last_states" else f"cmrm.evaluation.study.{where}"
+    real = extraction.forward if where == "last_states" else getattr(study_module, where)
 
     def small(vlm, inputs, *args, **options):
-        if len(inputs) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return real(vlm, inputs, *args, **options)
+        rows = len(inputs["input_ids"]) if where == "last_states" else len(inputs)
+        return full_gpu() if rows > 1 else real(vlm, inputs, *args, **options)
 
-    monkeypatch.setattr(study_module, "answer_batch", small)
-    assert run(Plan(**{**vars(plan), "groups": ("cmrm",), "batch": 3, "out": plan.out / "three"})) is not None
-    assert whole is not None
+    # Offsets of the anchors are in the cache by now.
+    monkeypatch.setattr(place, small)
+    monkeypatch.setattr(sys.modules[run.__module__], "explain", lambda *_, **__: full_gpu())
+    said = []
+    run(Plan(**{**few, "batch": 3, "out": plan.out / "three"}), None, said.append)
     one, three = rows(plan.out / "one"), rows(plan.out / "three")
-    assert {key: row["text"] for key, row in three.items()} == {key: row["text"] for key, row in one.items()}
+    assert three.keys() == one.keys()
+    assert not any(row["error"] for row in three.values())
+    if where == "answer_batch":  # so that all were answered one by one
+        assert {key: row["text"] for key, row in three.items()} == {key: row["text"] for key, row in one.items()}
+    assert any("no pictures of the states: The model ran out of memory" in line for line in said)
+
+
+def test_memory_for_not_even_one_answer_is_one_sentence(plan, monkeypatch):
+    monkeypatch.setattr(study_module, "pair_log_probabilities", full_gpu)
+    with pytest.raises(CmrmError, match="Memory ran out"):
+        run(Plan(**{**vars(plan), "groups": ("cmrm",), "skip_bad": True}))
+
+
+def test_a_record_that_cannot_be_steered_is_left_out_alone(plan, monkeypatch):
+    class Broken(SampleLevel):
+        def steering(self, records):
+            if any(record.id == "harmful-1" for record in records):
+                raise CmrmError("Its other prompt is too long.")
+            return super().steering(records)
+
+    monkeypatch.setattr("cmrm.evaluation.catalog.SampleLevel", Broken)
+    few = {**vars(plan), "groups": ("cmrm",), "batch": 3}
+    with pytest.raises(CmrmError, match=r"Record 'harmful-1' under 'sample-level': Its other prompt"):
+        run(Plan(**few))
+    run(Plan(**few | {"skip_bad": True}))
+    errors = {key: row["error"] for key, row in rows(plan.out).items() if row["error"]}
+    assert errors == {("sample-level", "harmful-1"): "Its other prompt is too long."}
+
+
+def test_a_picture_that_the_processor_refuses_is_a_bad_record(plan, monkeypatch):
+    real = Vlm._laid_out
+
+    def picky(vlm, prompt, image):
+        if prompt == PROMPTS["harmful"][2] and image is not None:
+            raise ValueError("absolute aspect ratio must be smaller than 200, got 500.0")
+        return real(vlm, prompt, image)
+
+    monkeypatch.setattr(Vlm, "_laid_out", picky)
+    with pytest.raises(CmrmError, match=r"'harmful-2' under 'unsteered': .*aspect ratio"):
+        run(Plan(**{**vars(plan), "groups": ("ceilings",)}))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +229,9 @@ def test_memory_that_runs_out_halves_the_batch(plan, monkeypatch):
         ({"groups": ("nonsense",)}, "rows names 'nonsense'"),
         ({"split": "train"}, "split is 'train'"),
         ({"batch": 0}, "at least 1"),
+        ({"requests": -1}, "not be negative"),
+        ({"requests": 0, "questions": 0}, "no records"),
+        ({"groups": ("paper", "cmrm")}, "by itself"),
         ({"data": ("pocket",)}, "No data ships for"),
         ({"data": ("nowhere.jsonl",)}, "nowhere.jsonl"),
     ],

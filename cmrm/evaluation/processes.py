@@ -56,4 +56,4 @@ class Processes:
         sent = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8).to(device)
         width = max(1, *sizes)
         rows = gather(pad_across_processes(sent, dim=0)).view(self.count, width).cpu()
-        return [bytes(row[:size].tolist()) for row, size in zip(rows, sizes, strict=True)]
+        return [row[:size].numpy().tobytes() for row, size in zip(rows, sizes, strict=True)]

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import importlib.metadata
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,13 +35,14 @@ from .report import Report
 from .study import LABELS, Condition, Progress, Study, judged_by
 
 POCKET = "pocket"
+PAPER = "paper"
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to evaluate; the names are those of the command's options.
 
-    `requests` and `questions` are how many records of each label are taken (None: all there are).
+    `requests` and `questions` are how many records of each label are taken (None: all there are), 0 for none.
     """
 
     out: Path
@@ -56,7 +58,7 @@ class Plan:
     split: Split = "test"
     requests: int | None = None
     questions: int | None = None
-    groups: tuple[str, ...] = tuple(GROUPS)
+    groups: tuple[str, ...] = tuple(group for group in GROUPS if group != PAPER)
     alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     judge: str = ""
     batch: int = 16
@@ -64,10 +66,18 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, Split)
-        if min(self.batch, self.max_new_tokens, self.requests or 1, self.questions or 1) < 1:
-            raise CmrmError("batch, max_new_tokens, requests and questions must be at least 1; give larger numbers.")
+        if min(self.batch, self.max_new_tokens) < 1 or min(self.requests or 0, self.questions or 0) < 0:
+            raise CmrmError(
+                "batch and max_new_tokens must be at least 1, and requests and questions not be negative; give larger "
+                "numbers."
+            )
         if unknown := sorted(set(self.groups) - set(GROUPS)):
             raise CmrmError(f"rows names {', '.join(map(repr, unknown))}, but must be some of {', '.join(GROUPS)}.")
+        if PAPER in self.groups and len(self.groups) > 1:
+            raise CmrmError(
+                "The group paper names its rows as other groups do but has the paper's settings; run it by itself, in "
+                "another --out."
+            )
         if POCKET in self.data and self.model != POCKET:
             raise CmrmError(
                 f"No data ships for {self.model!r}; give --data FILE or a hub data set (docs/data.md says which)."
@@ -110,7 +120,8 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
         return None
     journal.entries.update((entry.key, entry) for blob in gathered[1:] for entry in parse(blob))
     new = len(journal.entries) - before
-    say(f"{new:,} answers in {seconds:.0f} s, {new / seconds:.1f} a second")
+    if new:
+        say(f"{new:,} answers in {seconds:.0f} s, {new / seconds:.1f} a second")
     hours = (time.monotonic() - started) / 3600
     cost = {"hours": hours, "answers": new, "gpu_memory": _gpu_memory(), "processes": processes.count}
     main = judges[0].name
@@ -119,6 +130,7 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
         # The guard may need the memory that the model has.
         del bench, study, rows
         gc.collect()
+        torch.cuda.empty_cache()
         main = _guarded(plan.judge, journal, records, say)
     report = Report({**settings, **_circumstances(plan), "cost": cost}, journal.finish(keys), main)
     return _written(plan, report, records, why)
@@ -129,9 +141,8 @@ def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
     wanted = {"harmful": plan.requests, "harmless": plan.requests, "question": plan.questions}
     if POCKET in plan.data:
         defaults = {"harmful": 400, "harmless": 400, "question": 1000}
-        return [
-            record for label in LABELS for record in pocket_records(plan.split, label, wanted[label] or defaults[label])
-        ]
+        counts = {label: defaults[label] if count is None else count for label, count in wanted.items()}
+        return _some(plan, [record for label in LABELS for record in pocket_records(plan.split, label, counts[label])])
     skip = say if plan.skip_bad else None
     found: dict[str, Record] = {}
     for number, source in enumerate(plan.data):
@@ -140,10 +151,13 @@ def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
             found[own] = replace(record, id=own)
     chosen = [record for record in found.values() if plan.split in ("all", split_of(record))]
     by_label = [[record for record in chosen if record.label == label][: wanted[label]] for label in LABELS]
-    records = [record for group in by_label for record in group]
+    return _some(plan, [record for group in by_label for record in group])
+
+
+def _some(plan: Plan, records: list[Record]) -> list[Record]:
     if not records:
         raise CmrmError(
-            f"The data has no records in the {plan.split} split; choose another --split, or give more data."
+            f"The data has no records in the {plan.split} split; choose another --split, or take more data."
         )
     return records
 
@@ -181,7 +195,7 @@ def _circumstances(plan: Plan) -> dict[str, object]:
     return {
         # The shipped recipes, rivals included, were chosen on the pocket model's dev split.
         "tuned": "dev" if plan.model == POCKET else None,
-        "command": " ".join(["python -m cmrm", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "cmrm", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
@@ -193,12 +207,13 @@ def _gpu_memory() -> int:
 
 
 def _why(bench: Workbench, records: Sequence[Record], say: Callable[[str], None]) -> Explanation | None:
-    """What steering does to the states of the first harmful request that can be read."""
+    """What steering does to the states of the first harmful request, if it can be read."""
     requests = [record for record in records if record.label == "harmful"]
     if not requests:
         return None
     try:
-        return explain(bench, requests[0].image, requests[0].prompt, answers=((), ()))
+        with bench.vlm.enough_memory():
+            return explain(bench, requests[0].image, requests[0].prompt, answers=((), ()))
     except CmrmError as error:
         say(f"The report has no pictures of the states: {error}")
         return None
@@ -206,7 +221,7 @@ def _why(bench: Workbench, records: Sequence[Record], say: Callable[[str], None]
 
 def _written(plan: Plan, report: Report, records: Sequence[Record], why: Explanation | None) -> str:
     tables = [report.table(), report.paired_table()]
-    if "paper" in plan.groups:
+    if PAPER in plan.groups:
         tables.insert(0, paper_table(report))
     whole = "\n\n".join(tables)
     write(plan.out / "table.md", f"{whole}\n")
