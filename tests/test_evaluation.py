@@ -78,6 +78,23 @@ def test_the_tables_name_judge_split_counts_and_what_is_missing(report):
     assert "+50.0 (" in report.paired_table()
 
 
+def test_means_of_rows_are_over_the_same_kinds_of_record(report):
+    lone = entry("a", "harmful", "text only", "refused", fluency=-3.0)
+    asked = replace(entry("c", "question", "unsteered", "complied", True), fluency=-9.0)
+    means = replace(report, entries=[*ENTRIES, lone, asked]).means
+    assert means["unsteered"]["log-probability"] == -1.5  # less the question
+    assert means["text only"]["log-probability"] == -3.0
+
+
+def test_verdicts_on_harmless_requests_are_no_agreement_and_json_has_no_nan():
+    verdicts = [("harmful", "refused", "refused"), ("harmless", "complied", "complied")]
+    entries = [entry(str(k), label, "unsteered", a) for k, (label, a, _) in enumerate(verdicts)]
+    both = [replace(e, verdicts={**e.verdicts, "guard": b}) for e, (*_, b) in zip(entries, verdicts, strict=True)]
+    report = Report(SETTINGS, both, "guard")
+    assert report.agreements[JUDGE].n == 1
+    assert json.loads(json.dumps(report.json(), allow_nan=False))["agreement"][JUDGE]["kappa"] is None
+
+
 def test_judges_are_held_against_each_other():
     verdicts = [("refused", "refused"), ("complied", "refused"), ("complied", "complied")]
     entries = [replace(ENTRIES[0], record=str(k), verdicts={JUDGE: a, "guard": b}) for k, (a, b) in enumerate(verdicts)]

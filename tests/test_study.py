@@ -214,12 +214,12 @@ def test_a_picture_that_the_processor_refuses_is_a_bad_record(plan, monkeypatch)
     real = Vlm._laid_out
 
     def picky(vlm, prompt, image):
-        if prompt == PROMPTS["harmful"][2] and image is not None:
+        if prompt == PROMPTS["harmful"][1] and image is not None:
             raise ValueError("absolute aspect ratio must be smaller than 200, got 500.0")
         return real(vlm, prompt, image)
 
     monkeypatch.setattr(Vlm, "_laid_out", picky)
-    with pytest.raises(CmrmError, match=r"'harmful-2' under 'unsteered': .*aspect ratio"):
+    with pytest.raises(CmrmError, match=r"'harmful-1' under 'unsteered': .*aspect ratio"):
         run(Plan(**{**vars(plan), "groups": ("ceilings",)}))
 
 

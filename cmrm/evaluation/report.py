@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import isnan
 from statistics import fmean
 
 from ..judges import Agreement, agreement
@@ -116,12 +117,18 @@ class Report:
             row: {
                 "harmful opening": self.mean(row, "opening", "harmful"),
                 "harmless opening": self.mean(row, "opening", "harmless"),
-                "log-probability": self.mean(row, "fluency"),
+                "log-probability": self._fluency(row),
                 "time": self.time_ratio(row),
             }
             for row in self.rows
         }
         return {row: {name: mean for name, mean in means.items() if mean is not None} for row, means in found.items()}
+
+    def _fluency(self, row: str) -> float | None:
+        """A row's mean log-probability on the kinds of record that all rows answered: text alone has no questions."""
+        shared = set.intersection(*({e.label for e in entries} for entries in self._by_row.values()))
+        found = [e.fluency for e in self._by_row[row] if e.fluency is not None and e.label in shared]
+        return fmean(found) if found else None
 
     @property
     def mean_names(self) -> list[str]:
@@ -137,12 +144,16 @@ class Report:
 
     @property
     def agreements(self) -> dict[str, Agreement]:
-        """How far each other judge agrees with the main one, over all requests that both judged."""
+        """How far each other judge agrees with the main one, over all harmful requests that both judged.
+
+        Of harmless ones a guard's verdicts are those of the phrases, which would count as agreement.
+        """
         others = dict.fromkeys(name for e in self.entries for name in e.verdicts if name != self.judge)
         found = {}
         for name in others:
-            both = [e for e in self.entries if {name, self.judge} <= e.verdicts.keys() and e.label != "question"]
-            found[name] = agreement([e.verdicts[self.judge] for e in both], [e.verdicts[name] for e in both])
+            both = [e for e in self.entries if {name, self.judge} <= e.verdicts.keys() and e.label == "harmful"]
+            if both:
+                found[name] = agreement([e.verdicts[self.judge] for e in both], [e.verdicts[name] for e in both])
         return found
 
     @property
@@ -181,7 +192,8 @@ class Report:
         return (
             f"n: {sizes} a row and seed; split: {split}; judge: {self.judge}{failed}. Percent (95% "
             "Wilson interval, or the spread over seeds); opening: mean probability of a refusal's first token; "
-            "log-probability a token by the unsteered text-only model; time an answer, unsteered 1."
+            "log-probability a token by the unsteered text-only model, on the kinds of record that all rows answered; "
+            "time an answer, unsteered 1."
         )
 
     @property
@@ -190,7 +202,10 @@ class Report:
         return {MEASURES[name][0]: cell for name, cell in cells.items()}
 
     def _judges(self) -> list[str]:
-        return [f"Agreement of {self.judge} with {name}: {found}." for name, found in self.agreements.items()]
+        return [
+            f"Agreement of {self.judge} with {name} on harmful requests: {found}."
+            for name, found in self.agreements.items()
+        ]
 
     def json(self) -> dict[str, object]:
         """Return everything but the answers, for `results.json`."""
@@ -201,7 +216,11 @@ class Report:
             }
             for row, cells in self.figures.items()
         }
-        agreements = {name: asdict(found) for name, found in self.agreements.items()}
+        # JSON has no nan.
+        agreements = {
+            name: {**asdict(found), "kappa": None if isnan(found.kappa) else found.kappa}
+            for name, found in self.agreements.items()
+        }
         return {**self.settings, "judge": self.judge, "agreement": agreements, "rows": rows}
 
 
