@@ -126,12 +126,13 @@ def explaining(
     method: Method = "dataset",
     max_new_tokens: int = 128,
     answers: Sequence[Sequence[int]] | None = None,
+    offsets: Offsets | None = None,
 ) -> Generator[str | Explanation]:
     """Explain one comparison as a stream: a sentence before each pass, the explanation last; close it to stop.
 
     `alpha` None is the method's own. `answers` are the token ids of the unsteered and the steered answer, if
-    they are known; else the model answers greedily. Anchors are read beside the image (blank, if there is
-    none), and steered by the vectors of this run.
+    they are known; else the model answers greedily. `offsets`, if given, take the place of the dataset-level
+    ones. Anchors are read beside the image (blank, if there is none), and steered by the vectors of this run.
 
     Raises:
         CmrmError: as `explain`.
@@ -143,7 +144,7 @@ def explaining(
     anchors = _balanced(load_anchors(recipe.anchors))
     refusals = refusal_openings(bench.vlm)
     yield "Reading the prompt ..."
-    run = _Run(bench, picture, prompt, bench.steering(method, prompt), strength, recipe)
+    run = _Run(bench, picture, prompt, bench.steering(method, prompt, offsets), strength, recipe)
     if answers is None:
         steps = compare(
             bench.vlm,

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from .anchors import AnchorSet, load_anchors
 from .comparison import Step, compare
 from .errors import CmrmError, CmrmWarning
-from .extraction import Progress, anchors_digest, extract_offsets, prompt_offsets
+from .extraction import Progress, anchors_digest, extract_offsets, extracting, prompt_offsets
 from .kept import Kept
 from .model import Vlm
 from .offsets import Offsets
-from .options import DeviceMap, Method, Quantization, check_choice, checked_alphas
+from .options import Corruption, DeviceMap, Estimator, Method, Quantization, check_choice, checked_alphas
 from .paths import ASSETS, cache_folder
 from .recipes import Recipe, recipes_for
 
@@ -77,8 +78,11 @@ class Workbench:
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         seed: int = 0,
+        offsets: Offsets | None = None,
     ) -> Generator[Step]:
         """Answer unsteered (row 0) and steered (row 1) by a method's recipe; alpha None is the recipe's.
+
+        `offsets`, if given, take the place of the dataset-level ones.
 
         Raises:
             CmrmError: bad input, before the first step.
@@ -88,6 +92,7 @@ class Workbench:
             prompt,
             method,
             None if alpha is None else checked_alphas(alpha),
+            offsets,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
@@ -101,14 +106,17 @@ class Workbench:
         *,
         method: Method = "dataset",
         max_new_tokens: int = 128,
+        offsets: Offsets | None = None,
     ) -> Generator[Step]:
         """Answer greedily at alpha 0 (row 0) and at each other of `alphas`, in one batch; the last step has fluency.
+
+        `offsets`, if given, take the place of the dataset-level ones.
 
         Raises:
             CmrmError: bad input, before the first step.
         """
         chosen = tuple(alpha for alpha in checked_alphas(alphas) if alpha)
-        return self._answers(image, prompt, method, chosen, max_new_tokens=max_new_tokens, fluency=True)
+        return self._answers(image, prompt, method, chosen, offsets, max_new_tokens=max_new_tokens, fluency=True)
 
     def _answers(
         self,
@@ -116,6 +124,7 @@ class Workbench:
         prompt: str,
         method: Method,
         alphas: tuple[float, ...] | None,
+        offsets: Offsets | None,
         **options: Any,
     ) -> Generator[Step]:
         """Compare by a method's recipe; alphas None is its own one."""
@@ -125,19 +134,49 @@ class Workbench:
             self.vlm,
             image,
             prompt,
-            self.steering(method, prompt),
+            self.steering(method, prompt, offsets),
             checked_alphas(recipe.alpha) if alphas is None else alphas,
             layers=recipe.layers,
             steps=recipe.steps,
             **options,
         )
 
-    def steering(self, method: Method, prompt: str) -> Offsets:
-        """Return the dataset-level offsets, or measure the sample-level ones of `prompt`."""
+    def steering(self, method: Method, prompt: str, offsets: Offsets | None = None) -> Offsets:
+        """Return the dataset-level offsets (`offsets`, if given), or measure the sample-level ones of `prompt`."""
         if method == "dataset":
-            return self.offsets
+            return offsets or self.offsets
         recipe = self.recipes["sample"]
         return prompt_offsets(self.vlm, prompt, estimator=recipe.estimator, corruption=recipe.corruption)
+
+    def extracting(
+        self, anchors: Sequence[str], *, estimator: Estimator | None = None, corruption: Corruption | None = None
+    ) -> Generator[tuple[int, int] | Offsets]:
+        """Measure dataset-level offsets as `extraction.extracting` does; None is the recipe's own choice.
+
+        Raises:
+            CmrmError: no anchors, or one that can't be used; at the first step.
+        """
+        recipe = self.recipes["dataset"]
+        return extracting(
+            self.vlm, anchors, estimator=estimator or recipe.estimator, corruption=corruption or recipe.corruption
+        )
+
+    def opened(self, path: str | Path) -> Offsets:
+        """Read an offsets file to steer this model by.
+
+        Raises:
+            CmrmError: no offsets file, one of another model, or vectors that point against the model's own, as
+                those of a negative alpha would.
+        """
+        offsets = Offsets.load(path)
+        offsets.check(self.vlm)
+        cosine = torch.cosine_similarity(offsets.values.flatten(), self.offsets.values.flatten(), dim=0)
+        if not cosine > 0:
+            raise CmrmError(
+                f"The offsets point against the model's own (cosine {cosine:.2f}), so steering by them would remove "
+                "safety; extract them anew."
+            )
+        return offsets
 
 
 def _fits(offsets: Offsets, vlm: Vlm, anchors: AnchorSet, recipe: Recipe) -> bool:
