@@ -199,15 +199,13 @@ def inspect_command(
     """Say what an offsets file fits, how it was made, and how long its vectors are."""
     from .offsets_file import OffsetsFile
 
-    header = OffsetsFile.read(file).header()
+    made = OffsetsFile.read(file)
     if as_json:
-        _print_json(header)
+        _print_json(made.header())
         return
-    for name, value in {"format": header["format"], **header["fits"], **header["origin"]}.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        # A file may come from anywhere: what it says must not control the terminal.
-        print(f"{name:15}", "".join(c if c.isprintable() else "\ufffd" for c in text) or "unknown")
-    print("norms by layer ", *(f"{norm:g}" for norm in header["norms"]))
+    for name, text in made.facts().items():
+        print(f"{name:15}", text)
+    print("norms by layer ", *(f"{norm:g}" for norm in made.norms))
 
 
 @app.command()
