@@ -24,7 +24,7 @@ UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
 
 def build(bench: Workbench) -> gr.Blocks:
-    """Return the page, its events and the endpoints `/compare`, `/sweep` and `/explain`."""
+    """Return the page, its events and the endpoints of the API."""
     with gr.Blocks(
         title="CMRM, side by side", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
     ) as blocks:
@@ -42,7 +42,7 @@ def build(bench: Workbench) -> gr.Blocks:
             with gr.Tab("About"):
                 about_tab(bench)
         gr.HTML(page.status(bench))
-        add_endpoints(bench)
+        add_endpoints(bench, blocks)
     bound_downloads(blocks)
     return blocks.queue(max_size=QUEUE)
 
