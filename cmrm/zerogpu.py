@@ -85,7 +85,8 @@ def duration(name: str, _image: object, _prompt: object, alphas: object = (), **
     """Return for how many seconds to ask for a GPU: for a start, and for each token, more of them for many rows."""
     tokens, rows = options.get("max_new_tokens"), len(alphas) if isinstance(alphas, tuple) else 1
     tokens = tokens if isinstance(tokens, int) and 0 < tokens <= MAX_NEW_TOKENS else 0  # else it is refused
-    start = 25 if options.get("method") == "sample" else 20
+    anew = options.get("estimator") or options.get("corruption")  # offsets may have to be measured on all anchors
+    start = 25 if options.get("method") == "sample" else 60 if anew else 20
     return min(LONGEST, round(start + tokens * (0.06 + 0.004 * rows)))
 
 
