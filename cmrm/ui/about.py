@@ -17,7 +17,7 @@ def about_tab(bench: Workbench) -> None:
         gr.Markdown(_asset("about.md"))
         gr.Markdown(_model(bench.vlm.identity.model))
         gr.Markdown("### How to cite the method")
-        gr.Textbox(_asset("citation.bib"), label="BibTeX", lines=14, max_lines=14, interactive=False, buttons=["copy"])
+        gr.Textbox(_asset("citation.bib"), label="BibTeX", lines=13, max_lines=13, interactive=False, buttons=["copy"])
         gr.Markdown(LICENCE)
 
 
@@ -30,4 +30,4 @@ def _model(name: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+    return (ASSETS / name).read_text(encoding="utf-8").rstrip()

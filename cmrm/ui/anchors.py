@@ -33,7 +33,7 @@ _FACTS = {
     "architecture": "Architecture",
     "quantization": "Quantization",
     "estimator": "Estimator",
-    "corruption": "Image",
+    "corruption": "Corruption",
     "anchors": "Anchors",
     "anchors_sha256": "SHA-256 of the anchors",
     "created": "Made at",
@@ -100,13 +100,13 @@ def _lay_out(bench: Workbench) -> _Anchors:
                 list(get_args(Estimator)),
                 value=recipe.estimator,
                 label="Estimator",
-                info="mean difference, its first principal component, or layer by layer with those below steered.",
+                info="mean: of all differences; pc1: their main direction; sequential: with layers below steered.",
             )
             corruption = gr.Radio(
                 list(get_args(Corruption)),
                 value=recipe.corruption,
-                label="Image",
-                info="The meaningless image that texts are read beside: a plain colour, or noise.",
+                label="Corruption",
+                info="The meaningless image beside the texts: a plain colour, or noise.",
             )
             with gr.Row(elem_classes="pair"):
                 compute = gr.Button("Compute offsets", variant="primary", elem_id="anchors-compute")

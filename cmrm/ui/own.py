@@ -36,7 +36,7 @@ def own_bar() -> Own:
     """Lay out the bar, which is hidden while the model's own offsets are in use."""
     with gr.Row(visible=False, elem_id="own") as bar:
         note = gr.HTML("")
-        back = gr.Button("Back to the model's own", size="sm", min_width=160)
+        back = gr.Button("Back to the model's own", size="sm", scale=0, min_width=200)
     own = Own(gr.State(None), bar, note)
     back.click(lambda: own.using(None), None, own.outputs, queue=False, **HIDDEN)
     return own
