@@ -79,7 +79,7 @@ def _lay_out(bench: Workbench) -> _Sweep:
             )
             with gr.Row():
                 alphas = gr.Textbox(
-                    "0:2:0.25", label="Alphas", info="start:end:step, or a list such as 0.5,1,1.5", max_lines=1
+                    "0:2:0.25", label="Alphas", info="start:end:step, or 0.5,1,1.5", max_lines=1
                 )
                 tokens = gr.Slider(1, longest, min(LENGTH, longest), step=1, label="Max tokens")
             methods = [(f"{METHOD_NAMES[method]} offsets", method) for method in METHODS]
@@ -171,6 +171,6 @@ def _line(view: View, row: Row, strongest: Row, *, weak: bool) -> str:
     noun = "token" if row.tokens == 1 else "tokens"
     return (
         f'<div class="pane line veil-{veil}" role="listitem"><footer><b>alpha {row.alpha:g}</b>'
-        f'<span class="chip {state}">{state}</span><span>{row.tokens} {noun}</span></footer>'
+        f'<span>{row.tokens} {noun}</span><span class="chip {state}">{state}</span></footer>'
         f'<div class="body">{reveal}{waits}<p class="answer" dir="auto">{escape(row.text)}{cursor}</p></div></div>'
     )
