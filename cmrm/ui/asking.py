@@ -14,6 +14,7 @@ from ..comparison import Step
 from ..errors import CmrmError
 from ..offsets import Offsets
 from ..options import parse_alphas
+from ..prompts import check_prompt
 from ..requests_log import logged
 from ..why import Explanation, explaining
 from ..workbench import Workbench
@@ -103,6 +104,11 @@ def measurement(
     if len(texts) > MOST_ANCHORS:
         raise CmrmError(f"There are {len(texts)} anchors, but at most {MOST_ANCHORS} are measured here; give fewer.")
     with _expected("A measurement"):
+        for number, text in enumerate(texts, 1):
+            try:
+                check_prompt(text)
+            except CmrmError as error:
+                raise CmrmError(f"Anchor {number} can't be read: {error}") from error
         first = shown = 0.0
         for found in bench.extracting(texts, estimator=estimator, corruption=corruption):
             now = time.monotonic()

@@ -1,4 +1,4 @@
-"""The API: `/compare`, `/sweep` and `/explain`, named and documented."""
+"""The API: `/compare`, `/sweep`, `/explain`, `/extract` and `/inspect`, named and documented."""
 
 from dataclasses import asdict
 from typing import Any
@@ -6,17 +6,22 @@ from typing import Any
 import gradio as gr
 
 from ..comparison import Row, Step
+from ..offsets import Offsets
+from ..offsets_file import OffsetsFile
 from ..options import Method
 from ..workbench import Workbench
-from .asking import LENGTH, Ask, answer, explanation, parsed_range, whole
-from .events import ONE_AT_A_TIME, refusing
+from .anchors import kept
+from .asking import LENGTH, Ask, answer, explanation, measurement, named, parsed_range, uploaded, whole
+from .events import IN_TURN, ONE_AT_A_TIME, refusing
 
 
-def add_endpoints(bench: Workbench) -> None:
+def add_endpoints(bench: Workbench, blocks: gr.Blocks) -> None:
     """Offer each function by its name to programs."""
     gr.api(_compare_endpoint(bench), api_name="compare", **ONE_AT_A_TIME)
     gr.api(_sweep_endpoint(bench), api_name="sweep", **ONE_AT_A_TIME)
     gr.api(_explain_endpoint(bench), api_name="explain", **ONE_AT_A_TIME)
+    gr.api(_extract_endpoint(bench, blocks), api_name="extract", **ONE_AT_A_TIME)
+    gr.api(_inspect_endpoint(), api_name="inspect", **IN_TURN)
 
 
 def _compare_endpoint(bench: Workbench) -> Any:
@@ -108,6 +113,50 @@ def _explain_endpoint(bench: Workbench) -> Any:
                 yield {"progress": found} if isinstance(found, str) else asdict(found)
 
     return explain
+
+
+def _extract_endpoint(bench: Workbench, blocks: gr.Blocks) -> Any:
+    def extract(  # type: ignore[misc]
+        anchors: list[str],
+        estimator: str | None = None,
+        corruption: str | None = None,
+    ) -> tuple[gr.FileData | None, dict]:
+        """Measure CMRM's dataset-level offsets of the served model on anchor texts of your own.
+
+        Streams; each result but the last is None and {"progress": a sentence}.
+
+        Parameters:
+            anchors: short texts such as requests, at most 512; a mix of harmful and harmless ones serves best
+            estimator: "mean", "pc1" or "sequential"; None for the model's default
+            corruption: the image beside the texts: "white", "black", "mean" or "noise"; None for the default
+        Returns:
+            a safetensors file, kept for an hour, and its header: what it fits, how it was made, norms by layer
+        """
+        with refusing():
+            for found in measurement(bench, anchors, estimator, corruption):
+                if isinstance(found, Offsets):
+                    yield gr.FileData(path=kept(found, blocks)), found.file().header()
+                else:
+                    yield None, {"progress": str(found)}
+
+    return extract
+
+
+def _inspect_endpoint() -> Any:
+    def inspect(file: gr.FileData) -> dict:
+        """Say what a CMRM offsets file fits, how it was made, and how long the vector of each layer is.
+
+        Parameters:
+            file: a safetensors file of `/extract` or of `python -m cmrm extract`, as gradio_client.handle_file(path)
+        Returns:
+            the file's header: format, fits (model, architecture, sizes), origin (estimator, anchors), norms by layer
+        """
+        with refusing():
+            path = uploaded(file, "offsets")
+            with named(path):
+                return OffsetsFile.read(path).header()
+
+    return inspect
 
 
 def details(bench: Workbench, ask: Ask, step: Step) -> dict[str, Any]:
