@@ -20,6 +20,7 @@ from .offsets import Offsets
 from .options import DeviceMap, Method, Quantization, check_choice, checked_alphas
 from .paths import ASSETS, cache_folder
 from .recipes import Recipe, recipes_for
+from .why import Explanation, explaining
 
 _STATES_LIMIT = 1 << 28
 
@@ -109,6 +110,16 @@ class Workbench:
         """
         chosen = tuple(alpha for alpha in checked_alphas(alphas) if alpha)
         return self._answers(image, prompt, method, chosen, max_new_tokens=max_new_tokens, fluency=True)
+
+    def explain(
+        self, image: Image.Image | str | Path | None, prompt: str, **options: Any
+    ) -> Generator[str | Explanation]:
+        """Say why the answers differ, as `why.explaining` does: sentences on the progress, then the explanation.
+
+        Raises:
+            CmrmError: bad input, before the first sentence.
+        """
+        return explaining(self, image, prompt, **options)
 
     def _answers(
         self,
