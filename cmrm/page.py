@@ -115,6 +115,11 @@ def _measures(view: View, row: Row | None) -> str:
     )
 
 
+def steering_label(method: Any, alpha: Any) -> str:
+    """Return how the steered side is steered, in words."""
+    return f"{METHOD_NAMES.get(method, method)}, alpha {alpha:g}" if isinstance(alpha, (int, float)) else str(method)
+
+
 def message(error: str) -> str:
     """Return the HTML of what went wrong, or nothing."""
     return f'<p class="problem" role="alert">{escape(error)}</p>' if error else ""

@@ -1,0 +1,142 @@
+"""What is asked of the workbench, as it came in, and the paced, logged streams that answer it."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gradio_client.utils import is_file_obj_with_meta
+
+from ..comparison import Step
+from ..errors import CmrmError
+from ..options import parse_alphas
+from ..requests_log import logged
+from ..why import Explanation, explaining
+from ..workbench import Workbench
+
+UPDATES_PER_SECOND = 12
+LENGTH = 128
+MOST_ROWS = 64
+UNEXPECTED = "Something went wrong inside the app, and not by your fault; its log has the details, please try again."
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request as it came in, by the names of the API; nothing in it is checked yet.
+
+    A tuple of alphas asks for a sweep.
+    """
+
+    image: Any
+    prompt: Any
+    alpha: Any
+    method: Any
+    max_new_tokens: Any
+    temperature: Any = 0.0
+    seed: Any = 0
+
+
+def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
+    """Stream the comparison, at a pace that a page can follow; close it to stop the model.
+
+    Raises:
+        CmrmError: bad input; also for any other failure, whose details go to the log.
+    """
+    settings = {name: value for name, value in vars(ask).items() if name not in ("image", "prompt")}
+    with _expected("A comparison"):
+        yield from logged(_paced(_asked(bench, ask)), image=ask.image is not None, **settings)
+
+
+def explanation(
+    bench: Workbench, ask: Ask, answers: Sequence[Sequence[int]] | None = None
+) -> Iterator[str | Explanation]:
+    """Stream why the answers differ, sentences on the progress first; close it to stop the model.
+
+    Raises:
+        CmrmError: bad input; also for any other failure, whose details go to the log.
+    """
+    with _expected("An explanation"):
+        yield from explaining(
+            bench,
+            _picture(ask.image),
+            ask.prompt,
+            alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
+            method=ask.method,
+            max_new_tokens=whole(ask.max_new_tokens),
+            answers=answers,
+        )
+
+
+@contextmanager
+def _expected(what: str) -> Iterator[None]:
+    """Let no error through but those that say what to do."""
+    try:
+        yield
+    except CmrmError:
+        raise
+    except Exception as error:
+        _log.exception("%s failed.", what)
+        raise CmrmError(UNEXPECTED) from error
+
+
+def _asked(bench: Workbench, ask: Ask) -> Iterator[Step]:
+    image, length = _picture(ask.image), whole(ask.max_new_tokens)
+    if isinstance(ask.alpha, tuple):
+        yield from bench.sweep(image, ask.prompt, ask.alpha, method=ask.method, max_new_tokens=length)
+    else:
+        yield from bench.compare(
+            image,
+            ask.prompt,
+            alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
+            method=ask.method,
+            max_new_tokens=length,
+            temperature=_number("temperature", ask.temperature),
+            seed=whole(ask.seed),
+        )
+
+
+def _picture(value: Any) -> str | None:
+    """Return the path of an upload; Gradio has checked that a marked file is one, so nothing else passes."""
+    if value is None:
+        return None
+    if not is_file_obj_with_meta(value):
+        raise CmrmError("The image must be a file: upload one, or pass gradio_client.handle_file(path) as the image.")
+    return str(value["path"])
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float)):
+        raise CmrmError(f"{name} is {value!r}, but it must be a number.")
+    return value
+
+
+def whole(value: Any) -> Any:
+    """Return 64 for 64.0, which JSON makes no difference between, and anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def parsed_range(alphas: Any) -> tuple[float, ...]:
+    """Return the alphas of a sweep that a text names.
+
+    Raises:
+        CmrmError: no such text, or too many.
+    """
+    if not isinstance(alphas, str):
+        raise CmrmError(f"alphas is {alphas!r}, but it must be a text such as '0:2:0.25' or '0.5,1,1.5'.")
+    parsed = parse_alphas(alphas)
+    if len(parsed) > MOST_ROWS:
+        raise CmrmError(f"There are {len(parsed)} alphas, but one sweep has at most {MOST_ROWS}; give fewer.")
+    return parsed
+
+
+def _paced(steps: Iterable[Step]) -> Iterator[Step]:
+    shown = 0.0
+    for step in steps:
+        now = time.monotonic()
+        if step.done or now - shown >= 1 / UPDATES_PER_SECOND:
+            shown = now
+            yield step
