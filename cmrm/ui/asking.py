@@ -13,7 +13,7 @@ from ..comparison import Step
 from ..errors import CmrmError
 from ..options import parse_alphas
 from ..requests_log import logged
-from ..why import Explanation, explaining
+from ..why import Explanation
 from ..workbench import Workbench
 
 UPDATES_PER_SECOND = 12
@@ -39,6 +39,13 @@ class Ask:
     temperature: Any = 0.0
     seed: Any = 0
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what may be logged: all but the image and the prompt."""
+        known = {**vars(self), "image": self.image is not None}
+        del known["prompt"]
+        return known
+
 
 def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
     """Stream the comparison, at a pace that a page can follow; close it to stop the model.
@@ -46,9 +53,9 @@ def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    settings = {name: value for name, value in vars(ask).items() if name not in ("image", "prompt")}
-    with _expected("A comparison"):
-        yield from logged(_paced(_asked(bench, ask)), image=ask.image is not None, **settings)
+    request = "sweep" if isinstance(ask.alpha, tuple) else "compare"
+    with _expected(request):
+        yield from logged(request, _paced(_asked(bench, ask)), **ask.settings)
 
 
 def explanation(
@@ -59,16 +66,8 @@ def explanation(
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    with _expected("An explanation"):
-        yield from explaining(
-            bench,
-            _picture(ask.image),
-            ask.prompt,
-            alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
-            method=ask.method,
-            max_new_tokens=whole(ask.max_new_tokens),
-            answers=answers,
-        )
+    with _expected("explain"):
+        yield from logged("explain", _explained(bench, ask, answers), **ask.settings)
 
 
 @contextmanager
@@ -97,6 +96,17 @@ def _asked(bench: Workbench, ask: Ask) -> Iterator[Step]:
             temperature=_number("temperature", ask.temperature),
             seed=whole(ask.seed),
         )
+
+
+def _explained(bench: Workbench, ask: Ask, answers: Sequence[Sequence[int]] | None) -> Iterator[str | Explanation]:
+    yield from bench.explain(
+        _picture(ask.image),
+        ask.prompt,
+        alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
+        method=ask.method,
+        max_new_tokens=whole(ask.max_new_tokens),
+        answers=answers,
+    )
 
 
 def _picture(value: Any) -> str | None:
