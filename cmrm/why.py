@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ from .options import MAX_ALPHA, Method
 from .prefix import begin, forward
 from .recipes import Recipe
 from .steering import steer
-from .workbench import Workbench
+
+if TYPE_CHECKING:
+    from .workbench import Workbench
 
 CURVE = tuple(MAX_ALPHA * k / 8 for k in range(9))
 ANCHORS = 24  # of a group
@@ -107,7 +109,7 @@ class Explanation:
     openings: Floats
 
 
-def explain(bench: Workbench, image: Image.Image | str | Path | None, prompt: str, **options: Any) -> Explanation:
+def explain(bench: "Workbench", image: Image.Image | str | Path | None, prompt: str, **options: Any) -> Explanation:
     """Say why `bench` answers `prompt` about `image` as it does with and without steering; `explaining` run to its end.
 
     Raises:
@@ -119,7 +121,7 @@ def explain(bench: Workbench, image: Image.Image | str | Path | None, prompt: st
 
 
 def explaining(
-    bench: Workbench,
+    bench: "Workbench",
     image: Image.Image | str | Path | None,
     prompt: str,
     *,
@@ -212,7 +214,7 @@ def explaining(
 class _Run:
     """One comparison: what was asked and how it was steered."""
 
-    bench: Workbench
+    bench: "Workbench"
     picture: Image.Image | None
     prompt: str
     offsets: Offsets

@@ -35,6 +35,7 @@ from .options import (
 from .paths import ASSETS, cache_folder
 from .recipes import Recipe, recipes_for
 from .steering import PerRow, Steering
+from .why import Explanation, explaining
 
 _STATES_LIMIT = 1 << 28
 
@@ -154,6 +155,16 @@ class Workbench:
         return self._answers(
             image, prompt, method, recipe, chosen, offsets, max_new_tokens=max_new_tokens, fluency=True
         )
+
+    def explain(
+        self, image: Image.Image | str | Path | None, prompt: str, **options: Any
+    ) -> Generator[str | Explanation]:
+        """Say why the answers differ, as `why.explaining` does: sentences on the progress, then the explanation.
+
+        Raises:
+            CmrmError: bad input, before the first sentence.
+        """
+        return explaining(self, image, prompt, **options)
 
     def _answers(
         self,

@@ -13,10 +13,10 @@ from gradio_client.utils import is_file_obj_with_meta
 from ..comparison import Step
 from ..errors import CmrmError
 from ..offsets import Offsets
-from ..options import parse_alphas
+from ..options import parse_alphas, parse_layers
 from ..prompts import check_prompt
 from ..requests_log import logged
-from ..why import Explanation, explaining
+from ..why import Explanation
 from ..workbench import Workbench
 
 UPDATES_PER_SECOND = 12
@@ -32,7 +32,8 @@ _log = logging.getLogger(__name__)
 class Ask:
     """One request as it came in, by the names of the API; nothing in it is checked yet.
 
-    A tuple of alphas asks for a sweep. `offsets` are a visitor's own, to take the place of the dataset-level ones.
+    A tuple of alphas asks for a sweep, and an empty text leaves a setting to the recipe. `offsets` are a visitor's
+    own, to take the place of the dataset-level ones.
     """
 
     image: Any
@@ -42,7 +43,34 @@ class Ask:
     max_new_tokens: Any
     temperature: Any = 0.0
     seed: Any = 0
+    top_p: Any = 1.0
+    estimator: Any = ""
+    corruption: Any = ""
+    layers: Any = ""
+    positions: Any = ""
+    steps: Any = ""
+    third: Any = "none"
     offsets: Offsets | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what may be logged: all but the image, the prompt and the offsets."""
+        return {**self._known(), "image": self.image is not None}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the settings as `Workbench.compare` takes them.
+
+        Raises:
+            CmrmError: a text that names no layers.
+        """
+        known = {name: None if value == "" else whole(value) for name, value in self._known().items()}
+        if isinstance(known["layers"], str):
+            known["layers"] = parse_layers(known["layers"])
+        return {**known, "offsets": self.offsets}
+
+    def _known(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("image", "prompt", "offsets")}
 
 
 @dataclass(frozen=True)
@@ -65,9 +93,9 @@ def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    settings = {name: value for name, value in vars(ask).items() if name not in ("image", "prompt", "offsets")}
-    with _expected("A comparison"):
-        yield from logged(_paced(_asked(bench, ask)), image=ask.image is not None, **settings)
+    request = "sweep" if isinstance(ask.alpha, tuple) else "compare"
+    with _expected(request):
+        yield from logged(request, _paced(_asked(bench, ask)), **ask.settings)
 
 
 def explanation(
@@ -78,17 +106,8 @@ def explanation(
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    with _expected("An explanation"):
-        yield from explaining(
-            bench,
-            _picture(ask.image),
-            ask.prompt,
-            alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
-            method=ask.method,
-            max_new_tokens=whole(ask.max_new_tokens),
-            answers=answers,
-            offsets=ask.offsets,
-        )
+    with _expected("explain"):
+        yield from logged("explain", _explained(bench, ask, answers), **ask.settings)
 
 
 def measurement(
@@ -152,22 +171,18 @@ def _expected(what: str) -> Iterator[None]:
 
 
 def _asked(bench: Workbench, ask: Ask) -> Iterator[Step]:
-    image, length = _picture(ask.image), whole(ask.max_new_tokens)
+    image, options = _picture(ask.image), ask.options
     if isinstance(ask.alpha, tuple):
-        yield from bench.sweep(
-            image, ask.prompt, ask.alpha, method=ask.method, max_new_tokens=length, offsets=ask.offsets
-        )
+        some = {name: options[name] for name in ("method", "max_new_tokens", "offsets")}
+        yield from bench.sweep(image, ask.prompt, ask.alpha, **some)
     else:
-        yield from bench.compare(
-            image,
-            ask.prompt,
-            alpha=None if ask.alpha is None else _number("alpha", ask.alpha),
-            method=ask.method,
-            max_new_tokens=length,
-            temperature=_number("temperature", ask.temperature),
-            seed=whole(ask.seed),
-            offsets=ask.offsets,
-        )
+        yield from bench.compare(image, ask.prompt, **options)
+
+
+def _explained(bench: Workbench, ask: Ask, answers: Sequence[Sequence[int]] | None) -> Iterator[str | Explanation]:
+    drawn = ("temperature", "top_p", "seed", "third")
+    options = {name: value for name, value in ask.options.items() if name not in drawn}
+    yield from bench.explain(_picture(ask.image), ask.prompt, answers=answers, **options)
 
 
 def _picture(value: Any) -> str | None:
@@ -185,12 +200,6 @@ def uploaded(value: Any, what: str) -> str:
             f"The {what} must be a file: upload one, or pass gradio_client.handle_file(path) as the {what}."
         )
     return str(value["path"])
-
-
-def _number(name: str, value: Any) -> float:
-    if not isinstance(value, (int, float)):
-        raise CmrmError(f"{name} is {value!r}, but it must be a number.")
-    return value
 
 
 def whole(value: Any) -> Any:
