@@ -5,7 +5,7 @@ that loaded it. Workers are reused, so they must be left as they were. A visitor
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 
 from .comparison import MAX_NEW_TOKENS, Row, Step
 from .errors import CmrmError
+from .offsets import Offsets
 from .why import Explanation
 from .workbench import Workbench
 
@@ -54,6 +55,10 @@ class ZeroGpuWorkbench(Workbench):
         """Explain as `Workbench.explain` does; bad input is refused at the first sentence."""
         return self._away("explain", image, prompt, **options)
 
+    def extracting(self, anchors: Sequence[str], **options: Any) -> Generator[tuple[int, int] | Offsets]:
+        """Measure as `Workbench.extracting` does."""
+        return self._away("extracting", anchors, **options)
+
     def _away(self, *arguments: Any, **options: Any) -> Generator[Any]:
         assert self.task
         try:
@@ -82,7 +87,7 @@ def on_zero_gpu(bench: Workbench, gpu: Callable[..., Any], device: str = "cuda")
     bench.vlm.model.to(device)
 
     def task(name: str, *arguments: Any, **options: Any) -> Iterator[Any]:
-        nothing = "Waiting for the GPU ..." if name == "explain" else Step((Row(0.0), Row(0.0)))
+        nothing = {"explain": "Waiting for the GPU ...", "extracting": (0, 1)}.get(name, Step((Row(0.0), Row(0.0))))
         try:
             yield from beating(lambda: getattr(bench, name)(*arguments, **options), nothing)
         except CmrmError as error:
@@ -91,11 +96,14 @@ def on_zero_gpu(bench: Workbench, gpu: Callable[..., Any], device: str = "cuda")
     return ZeroGpuWorkbench(**vars(bench), task=gpu(task, duration=duration))
 
 
-def duration(name: str, _image: object, _prompt: object, alphas: object = (), **options: Any) -> int:
+def duration(name: str, first: object, _prompt: object = "", alphas: object = (), **options: Any) -> int:
     """Return for how many seconds to ask for a GPU.
 
-    That is for a start, for reading anchors to explain, and for each token, more of them for many rows.
+    That is for a start, for reading anchors to explain, and for each token, more of them for many rows; or for
+    each anchor that is measured.
     """
+    if name == "extracting":
+        return min(LONGEST, 30 + len(first) // 2) if isinstance(first, (list, tuple)) else LONGEST
     tokens, rows = options.get("max_new_tokens"), len(alphas) if isinstance(alphas, tuple) else 1
     tokens = tokens if isinstance(tokens, int) and 0 < tokens <= MAX_NEW_TOKENS else 0  # else it is refused
     anew = options.get("estimator") or options.get("corruption")  # offsets may have to be measured on all anchors

@@ -118,24 +118,30 @@ def measurement(
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
+    count = len(texts) if isinstance(texts, (list, tuple)) else None
+    with _expected("extract"):
+        stream = _measured(bench, texts, estimator, corruption)
+        yield from logged("extract", stream, anchors=count, estimator=estimator, corruption=corruption)
+
+
+def _measured(bench: Workbench, texts: Any, estimator: Any, corruption: Any) -> Iterator[Progress | Offsets]:
     if not isinstance(texts, (list, tuple)):
         raise CmrmError("anchors is no list of texts; give a list of short requests.")
     if len(texts) > MOST_ANCHORS:
         raise CmrmError(f"There are {len(texts)} anchors, but at most {MOST_ANCHORS} are measured here; give fewer.")
-    with _expected("A measurement"):
-        for number, text in enumerate(texts, 1):
-            try:
-                check_prompt(text)
-            except CmrmError as error:
-                raise CmrmError(f"Anchor {number} can't be read: {error}") from error
-        first = shown = 0.0
-        for found in bench.extracting(texts, estimator=estimator, corruption=corruption):
-            now = time.monotonic()
-            if isinstance(found, Offsets):
-                yield found
-            elif now - shown >= 1 / UPDATES_PER_SECOND:
-                (done, total), shown, first = found, now, first or now
-                yield Progress(done, total, (now - first) / (done - 1) * (total - done) if done > 1 else None)
+    for number, text in enumerate(texts, 1):
+        try:
+            check_prompt(text)
+        except CmrmError as error:
+            raise CmrmError(f"Anchor {number} can't be read: {error}") from error
+    first = shown = 0.0
+    for found in bench.extracting(texts, estimator=estimator, corruption=corruption):
+        now = time.monotonic()
+        if isinstance(found, Offsets):
+            yield found
+        elif now - shown >= 1 / UPDATES_PER_SECOND:
+            (done, total), shown, first = found, now, first or now
+            yield Progress(done, total, (now - first) / (done - 1) * (total - done) if done > 1 else None)
 
 
 def opened(bench: Workbench, file: Any) -> Offsets:
@@ -145,7 +151,7 @@ def opened(bench: Workbench, file: Any) -> Offsets:
         CmrmError: no file, or one that the model can't be steered by.
     """
     path = uploaded(file, "offsets")
-    with named(path), _expected("Opening offsets"):
+    with named(path), _expected("open"):
         return bench.opened(path)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from .. import page
+from .. import markdown, page
 from ..comparison import Row
 from ..errors import CmrmError
 from ..offsets import Offsets
@@ -78,9 +78,7 @@ def _lay_out(bench: Workbench) -> _Sweep:
                 elem_id="sweep-prompt",
             )
             with gr.Row():
-                alphas = gr.Textbox(
-                    "0:2:0.25", label="Alphas", info="start:end:step, or 0.5,1,1.5", max_lines=1
-                )
+                alphas = gr.Textbox("0:2:0.25", label="Alphas", info="start:end:step, or 0.5,1,1.5", max_lines=1)
                 tokens = gr.Slider(1, longest, min(LENGTH, longest), step=1, label="Max tokens")
             methods = [(f"{METHOD_NAMES[method]} offsets", method) for method in METHODS]
             method = gr.Radio(methods, value="dataset", label="Method")
@@ -167,10 +165,11 @@ def _line(view: View, row: Row, strongest: Row, *, weak: bool) -> str:
     reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if veil == "click" else ""
     waits = "<span class='reveal'>hidden until all are judged</span>" if veil == "closed" and not row.alpha else ""
     state = row.verdict or ("answering" if view.phase == "answering" else "stopped")
-    cursor = '<i class="cursor"></i>' if view.phase == "answering" and not row.ended else ""
+    writing = " writing" if view.phase == "answering" and not row.ended else ""
     noun = "token" if row.tokens == 1 else "tokens"
     return (
         f'<div class="pane line veil-{veil}" role="listitem"><footer><b>alpha {row.alpha:g}</b>'
         f'<span>{row.tokens} {noun}</span><span class="chip {state}">{state}</span></footer>'
-        f'<div class="body">{reveal}{waits}<p class="answer" dir="auto">{escape(row.text)}{cursor}</p></div></div>'
+        f'<div class="body">{reveal}{waits}<div class="answer{writing}" dir="auto">'
+        f"{markdown.html(row.text) or '<p></p>'}</div></div></div>"
     )
