@@ -7,10 +7,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from .comparison import Step
+from .comparison import Row, Step
 from .errors import CmrmError
+
+T = TypeVar("T")
 
 _log = logging.getLogger("cmrm.requests")
 
@@ -22,12 +24,14 @@ def to_standard_error() -> None:
     _log.propagate = False
 
 
-def logged(steps: Iterator[Step], **settings: Any) -> Iterator[Step]:
-    """Pass on a request's steps, and log how it ended: done, stopped by its caller, refused or failed."""
-    start, first, step, outcome = time.perf_counter(), None, Step(()), "failed"
+def logged(request: str, steps: Iterator[T], **settings: Any) -> Iterator[T]:
+    """Pass on what a request streams, and log how it ended: done, stopped by its caller, refused or failed."""
+    start, first, outcome = time.perf_counter(), None, "failed"
+    rows: tuple[Row, ...] = ()
     try:
         for step in steps:
-            first = time.perf_counter() - start if first is None else first
+            if isinstance(step, Step):
+                first, rows = first or time.perf_counter() - start, step.rows
             yield step
         outcome = "done"
     except GeneratorExit:
@@ -40,9 +44,10 @@ def logged(steps: Iterator[Step], **settings: Any) -> Iterator[Step]:
         facts = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "id": uuid.uuid4().hex[:12],
+            "request": request,
             **{name: _harmless(value) for name, value in settings.items()},
-            "tokens": [row.tokens for row in step.rows],
-            "verdicts": [row.verdict for row in step.rows],
+            "tokens": [row.tokens for row in rows],
+            "verdicts": [row.verdict for row in rows],
             "first_token_seconds": None if first is None else round(first, 3),
             "seconds": round(time.perf_counter() - start, 3),
             "outcome": outcome,

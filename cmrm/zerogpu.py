@@ -5,18 +5,22 @@ that loaded it. Workers are reused, so they must be left as they were. A visitor
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from PIL import Image
 
 from .comparison import MAX_NEW_TOKENS, Row, Step
 from .errors import CmrmError
+from .offsets import Offsets
+from .why import Explanation
 from .workbench import Workbench
+
+T = TypeVar("T")
 
 BEAT = 0.5
 LONGEST = 120
@@ -31,9 +35,9 @@ class Refusal:
 
 @dataclass(frozen=True)
 class ZeroGpuWorkbench(Workbench):
-    """A workbench whose `compare` and `sweep` run in a worker: `task` is the decorated function."""
+    """A workbench whose answers and explanations come from a worker: `task` is the decorated function."""
 
-    task: Callable[..., Iterator[Step | Refusal]] | None = None
+    task: Callable[..., Iterator[Any]] | None = None
 
     def compare(self, image: Image.Image | str | Path | None, prompt: str, **options: Any) -> Generator[Step]:
         """Answer as `Workbench.compare` does; bad input is refused at the first step."""
@@ -45,7 +49,17 @@ class ZeroGpuWorkbench(Workbench):
         """Answer as `Workbench.sweep` does; bad input is refused at the first step."""
         return self._away("sweep", image, prompt, *alphas, **options)
 
-    def _away(self, *arguments: Any, **options: Any) -> Generator[Step]:
+    def explain(
+        self, image: Image.Image | str | Path | None, prompt: str, **options: Any
+    ) -> Generator[str | Explanation]:
+        """Explain as `Workbench.explain` does; bad input is refused at the first sentence."""
+        return self._away("explain", image, prompt, **options)
+
+    def extracting(self, anchors: Sequence[str], **options: Any) -> Generator[tuple[int, int] | Offsets]:
+        """Measure as `Workbench.extracting` does."""
+        return self._away("extracting", anchors, **options)
+
+    def _away(self, *arguments: Any, **options: Any) -> Generator[Any]:
         assert self.task
         try:
             for step in self.task(*arguments, **options):
@@ -72,40 +86,49 @@ def on_zero_gpu(bench: Workbench, gpu: Callable[..., Any], device: str = "cuda")
         )
     bench.vlm.model.to(device)
 
-    def task(name: str, *arguments: Any, **options: Any) -> Iterator[Step | Refusal]:
+    def task(name: str, *arguments: Any, **options: Any) -> Iterator[Any]:
+        nothing = {"explain": "Waiting for the GPU ...", "extracting": (0, 1)}.get(name, Step((Row(0.0), Row(0.0))))
         try:
-            yield from beating(lambda: getattr(bench, name)(*arguments, **options))
+            yield from beating(lambda: getattr(bench, name)(*arguments, **options), nothing)
         except CmrmError as error:
             yield Refusal(str(error))
 
     return ZeroGpuWorkbench(**vars(bench), task=gpu(task, duration=duration))
 
 
-def duration(name: str, _image: object, _prompt: object, alphas: object = (), **options: Any) -> int:
-    """Return for how many seconds to ask for a GPU: for a start, and for each token, more of them for many rows."""
+def duration(name: str, first: object, _prompt: object = "", alphas: object = (), **options: Any) -> int:
+    """Return for how many seconds to ask for a GPU.
+
+    That is for a start, for reading anchors to explain, and for each token, more of them for many rows; or for
+    each anchor that is measured.
+    """
+    if name == "extracting":
+        return min(LONGEST, 30 + len(first) // 2) if isinstance(first, (list, tuple)) else LONGEST
     tokens, rows = options.get("max_new_tokens"), len(alphas) if isinstance(alphas, tuple) else 1
     tokens = tokens if isinstance(tokens, int) and 0 < tokens <= MAX_NEW_TOKENS else 0  # else it is refused
-    start = 25 if options.get("method") == "sample" else 20
+    anew = options.get("estimator") or options.get("corruption")  # offsets may have to be measured on all anchors
+    start = 20 + (5 if options.get("method") == "sample" else 40 if anew else 0) + 30 * (name == "explain")
     return min(LONGEST, round(start + tokens * (0.06 + 0.004 * rows)))
 
 
-def beating(steps: Callable[[], Iterator[Step]]) -> Iterator[Step]:
-    """Yield steps, and while one takes long the one before it again, so that a Stop can arrive meanwhile.
+def beating(steps: Callable[[], Iterator[T]], last: T) -> Iterator[T]:
+    """Yield steps, and while one takes long the `last` one again, so that a Stop can arrive meanwhile.
 
     Closed during a pass of the model, it waits for the end of the pass and then closes the stream.
     """
 
-    def stream() -> Generator[Step]:
+    def stream() -> Generator[T]:
         yield from steps()
 
-    running, last = stream(), Step((Row(0.0), Row(0.0)))
+    running = stream()
     with ThreadPoolExecutor(1) as thread:
         try:
-            while not last.done:
-                coming = thread.submit(next, running)
+            while True:
+                coming = thread.submit(next, running, None)
                 while not wait([coming], BEAT).done:
                     yield last
-                last = coming.result()
-                yield last
+                if (step := coming.result()) is None:
+                    return
+                yield (last := step)
         finally:
             thread.submit(running.close).result()

@@ -91,7 +91,7 @@ PATHS = [
     "file:///etc/passwd",
     "app.py",
     "requirements.txt",
-    "cmrm/ui.py",
+    "cmrm/ui/compare.py",
     str(ROOT / "app.py"),
     str(ROOT / "cmrm" / "workbench.py"),
     str(ROOT / "assets" / "pocket" / "config.json"),
@@ -251,7 +251,7 @@ def test_uploads_are_limited_in_size(server):
 
 
 def test_uploads_are_deleted_after_a_while(monkeypatch):
-    monkeypatch.setattr("cmrm.ui.UPLOADS_KEPT", 3)
+    monkeypatch.setattr("cmrm.ui.serving.UPLOADS_KEPT", 3)
     with serving(workbench()) as served:
         answer = httpx.post(
             f"{served.url}gradio_api/upload", files={"files": ("mine.png", os.urandom(99), "image/png")}

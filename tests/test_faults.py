@@ -146,7 +146,7 @@ def test_a_page_whose_generator_fails_says_so_and_serves_the_next(bench, monkeyp
         expected = client.predict(picture, "What is this?", max_new_tokens=4, api_name="/compare")[:2]
         hooks = hooked(bench)
         with monkeypatch.context() as broken:
-            broken.setattr("cmrm.ui.details", lambda *_: 1 / 0)
+            broken.setattr("cmrm.ui.endpoints.details", lambda *_: 1 / 0)
             with pytest.raises(AppError, match=r"Something went wrong inside the app.*try again\."):
                 client.predict(picture, "What is this?", max_new_tokens=4, api_name="/compare")
         assert hooked(bench) == hooks

@@ -16,7 +16,7 @@ from serving import CIRCLE, serving, workbench
 from cmrm import CmrmError
 from cmrm.page import View
 from cmrm.requests_log import to_standard_error
-from cmrm.ui import Ask, answer
+from cmrm.ui import Ask, answer, explanation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
 
@@ -31,8 +31,8 @@ def bench():
 
 @pytest.fixture
 def served(bench, monkeypatch):
-    monkeypatch.setattr("cmrm.ui.MOST_WAITING", 1)
-    monkeypatch.setattr("cmrm.ui.QUEUE", 2)
+    monkeypatch.setattr("cmrm.ui.events.MOST_WAITING", 1)
+    monkeypatch.setattr("cmrm.ui.serving.QUEUE", 2)
     with serving(bench, pace=0.02) as served:
         yield served
 
@@ -127,8 +127,15 @@ def test_one_line_a_request_says_how_it_ended_and_not_what_it_asked(bench, caplo
                 list(answer(bench, Ask(None, "another", 1.0, "dataset", 4)))
         finally:
             handle.remove()
+        list(explanation(bench, Ask(None, PROMPT, 1.0, "dataset", 4)))
+        stream = explanation(bench, Ask(None, PROMPT, 1.0, "dataset", 4))
+        next(stream)
+        stream.close()
     told = lines(caplog)
-    assert [line["outcome"] for line in told] == ["done", "done", "stopped", *["refused"] * 5, "failed"]
+    assert [line["outcome"] for line in told] == [
+        "done", "done", "stopped", *["refused"] * 5, "failed", "done", "stopped"
+    ]  # fmt: skip
+    assert [line["request"] for line in told] == ["compare", "sweep", *["compare"] * 7, "explain", "explain"]
     assert len({line["id"] for line in told}) == len(told)
     first = told[0]
     settings = ("image", "alpha", "method", "max_new_tokens", "temperature", "seed")

@@ -39,9 +39,10 @@ def test_one_worker_serves_all_and_no_hook_stays_on_its_model(facts):
 
 
 def test_sentences_survive_the_way_back(facts):
-    alpha, empty, tokens, failed = facts["sentences"]
+    alpha, empty, tokens, failed, explained = facts["sentences"]
     assert "alpha is 9" in alpha
     assert "prompt is empty" in empty
+    assert explained == empty
     assert "max_new_tokens is 'many'" in tokens
     assert "ZeroGPU could not answer (ZeroDivisionError)" in failed
     assert "boom" not in failed
@@ -58,6 +59,7 @@ def test_gpu_time_is_asked_for_by_tokens_and_rows(facts):
     short, long = (duration("compare", None, "", max_new_tokens=tokens) for tokens in (10, 500))
     assert short < long < duration("sweep", None, "", (0.5,) * 8, max_new_tokens=500)
     assert duration("compare", None, "", max_new_tokens=10, method="sample") > short
+    assert duration("explain", None, "", max_new_tokens=10) > short
     assert duration("sweep", None, "", (1.0,) * 60, max_new_tokens=2000) == LONGEST
     assert duration("compare", None, "", max_new_tokens="many") <= short
 
@@ -82,7 +84,7 @@ def test_closing_a_beating_stream_during_a_pass_closes_what_is_behind_it():
         finally:
             seen.append("closed")
 
-    stream = beating(steps)
+    stream = beating(steps, "still at it")
     assert next(stream) is next(stream)
     stream.close()
     assert seen == ["passed", "closed"]

@@ -24,6 +24,13 @@ def last(bench, ask) -> list:
     return [[row.text, row.alpha, row.verdict, row.fluency] for row in step.rows]
 
 
+def explained(bench) -> str:
+    *told, found = bench.explain(serving.CIRCLE, "What is this?", max_new_tokens=6)
+    assert told
+    assert all(isinstance(sentence, str) for sentence in told)
+    return repr(found)
+
+
 def refused(bench, **changes) -> str:
     try:
         last(bench, Ask(**{**vars(ASKS[0]), **changes}))
@@ -35,7 +42,8 @@ def refused(bench, **changes) -> str:
 def main() -> dict:
     assert is_file_obj_with_meta(PICTURE)
     bench = serving.workbench()
-    alone = [last(bench, ask) for ask in ASKS]
+    alone = [*(last(bench, ask) for ask in ASKS), explained(bench)]
+    bench.states.clear()
     pace = {"seconds": 0.0}
     bench.vlm.model.register_forward_pre_hook(lambda *_: time.sleep(2 if "slow" in asked[-1] else pace["seconds"]))
     asked: list[str] = [""]
@@ -52,9 +60,13 @@ def main() -> dict:
     fake_spaces.after = lambda: bench.vlm.hook_count
     hooks = bench.vlm.hook_count
     zero = on_zero_gpu(bench, fake_spaces.GPU, "cpu")
-    away = [last(zero, ask) for ask in ASKS]
+    away = [*(last(zero, ask) for ask in ASKS), explained(zero)]
     sentences = [refused(zero, alpha=9), refused(zero, prompt=""), refused(zero, max_new_tokens="many")]
     sentences.append(refused(zero, prompt="explode"))
+    try:
+        list(zero.explain(None, ""))
+    except CmrmError as error:
+        sentences.append(str(error))
 
     stream = answer(zero, Ask(None, "go on", 1.0, "dataset", 400))
     for _ in range(3):
@@ -67,7 +79,7 @@ def main() -> dict:
     first = time.monotonic() - start
     stream.close()
     closed = time.monotonic() - start
-    again = [last(zero, ask) for ask in ASKS]
+    again = [*(last(zero, ask) for ask in ASKS), explained(zero)]
     return {
         "alone": alone,
         "away": away,

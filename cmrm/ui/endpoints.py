@@ -1,0 +1,201 @@
+"""The API: `/compare`, `/sweep`, `/explain`, `/extract` and `/inspect`, named and documented."""
+
+from dataclasses import asdict
+from typing import Any
+
+import gradio as gr
+
+from ..comparison import Row, Step
+from ..offsets import Offsets
+from ..offsets_file import OffsetsFile
+from ..options import Method
+from ..workbench import Workbench
+from .anchors import kept
+from .asking import LENGTH, Ask, answer, explanation, measurement, named, parsed_range, uploaded, whole
+from .events import IN_TURN, ONE_AT_A_TIME, refusing
+
+
+def add_endpoints(bench: Workbench, blocks: gr.Blocks) -> None:
+    """Offer each function by its name to programs."""
+    gr.api(_compare_endpoint(bench), api_name="compare", **ONE_AT_A_TIME)
+    gr.api(_sweep_endpoint(bench), api_name="sweep", **ONE_AT_A_TIME)
+    gr.api(_explain_endpoint(bench), api_name="explain", **ONE_AT_A_TIME)
+    gr.api(_extract_endpoint(bench, blocks), api_name="extract", **ONE_AT_A_TIME)
+    gr.api(_inspect_endpoint(), api_name="inspect", **IN_TURN)
+
+
+def _compare_endpoint(bench: Workbench) -> Any:
+    # Gradio reads the parameters, their defaults and the three outputs off this signature.
+    def compare(  # type: ignore[misc]
+        image: gr.FileData | None = None,
+        prompt: str = "",
+        alpha: float | None = None,
+        method: str = "dataset",
+        max_new_tokens: int = LENGTH,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> tuple[str, str, dict]:
+        """Answer one prompt about one image twice: by the model as it is, and steered by CMRM.
+
+        Streams; each result holds both texts so far, and the last one has the verdicts.
+
+        Parameters:
+            image: the picture, as gradio_client.handle_file(path or URL); None for a text-only answer
+            prompt: what to ask
+            alpha: strength of steering, 0 to 2; None for the method's default
+            method: "dataset" (offsets of an anchor set) or "sample" (measured on this prompt)
+            max_new_tokens: longest answer
+            temperature: 0 is greedy
+            seed: for temperatures above 0, the same for both answers
+        Returns:
+            the unsteered text, the steered text, and details to judge and repeat them by
+        """
+        ask = Ask(image, prompt, alpha, method, max_new_tokens, temperature, seed)
+        with refusing():
+            for step in answer(bench, ask):
+                unsteered, steered = step.rows
+                yield unsteered.text, steered.text, details(bench, ask, step)
+
+    return compare
+
+
+def _sweep_endpoint(bench: Workbench) -> Any:
+    def sweep(  # type: ignore[misc]
+        image: gr.FileData | None = None,
+        prompt: str = "",
+        alphas: str = "0:2:0.25",
+        method: str = "dataset",
+        max_new_tokens: int = LENGTH,
+    ) -> list[dict]:
+        """Answer one prompt about one image at many strengths of steering, in one batch.
+
+        Streams; each result has a row for each alpha, and the last one has the verdicts and the fluency.
+
+        Parameters:
+            image: the picture, as gradio_client.handle_file(path or URL); None for text-only answers
+            prompt: what to ask
+            alphas: a range start:end:step within 0 to 2, or a list such as 0.5,1; alpha 0 is always there
+            method: "dataset" (offsets of an anchor set) or "sample" (measured on this prompt)
+            max_new_tokens: longest answer
+        Returns:
+            for each alpha its text, verdict, tokens, and fluency: the text's mean log-probability, unsteered
+        """
+        with refusing():
+            for step in answer(bench, Ask(image, prompt, parsed_range(alphas), method, max_new_tokens)):
+                yield [{"alpha": row.alpha, "text": row.text, "fluency": row.fluency} | _row(row) for row in step.rows]
+
+    return sweep
+
+
+def _explain_endpoint(bench: Workbench) -> Any:
+    def explain(  # type: ignore[misc]
+        image: gr.FileData | None = None,
+        prompt: str = "",
+        alpha: float | None = None,
+        method: str = "dataset",
+        max_new_tokens: int = LENGTH,
+    ) -> dict:
+        """Say why the model answers one prompt about one image differently when it is steered by CMRM.
+
+        Streams; each result but the last is {"progress": a sentence}. Answers are greedy.
+
+        Parameters:
+            image: the picture, as gradio_client.handle_file(path or URL); None for text-only answers
+            prompt: what to ask
+            alpha: strength of steering, 0 to 2; None for the method's default
+            method: "dataset" (offsets of an anchor set) or "sample" (measured on this prompt)
+            max_new_tokens: longest answer
+        Returns:
+            by layer planes of states, shifts, cosines and projections; the tokens; refusal openings by alpha
+        """
+        with refusing():
+            for found in explanation(bench, Ask(image, prompt, alpha, method, max_new_tokens)):
+                yield {"progress": found} if isinstance(found, str) else asdict(found)
+
+    return explain
+
+
+def _extract_endpoint(bench: Workbench, blocks: gr.Blocks) -> Any:
+    def extract(  # type: ignore[misc]
+        anchors: list[str],
+        estimator: str | None = None,
+        corruption: str | None = None,
+    ) -> tuple[gr.FileData | None, dict]:
+        """Measure CMRM's dataset-level offsets of the served model on anchor texts of your own.
+
+        Streams; each result but the last is None and {"progress": a sentence}.
+
+        Parameters:
+            anchors: short texts such as requests, at most 512; a mix of harmful and harmless ones serves best
+            estimator: "mean", "pc1" or "sequential"; None for the model's default
+            corruption: the image beside the texts: "white", "black", "mean" or "noise"; None for the default
+        Returns:
+            a safetensors file, kept for an hour, and its header: what it fits, how it was made, norms by layer
+        """
+        with refusing():
+            for found in measurement(bench, anchors, estimator, corruption):
+                if isinstance(found, Offsets):
+                    yield gr.FileData(path=kept(found, blocks)), found.file().header()
+                else:
+                    yield None, {"progress": str(found)}
+
+    return extract
+
+
+def _inspect_endpoint() -> Any:
+    def inspect(file: gr.FileData) -> dict:
+        """Say what a CMRM offsets file fits, how it was made, and how long the vector of each layer is.
+
+        Parameters:
+            file: a safetensors file of `/extract` or of `python -m cmrm extract`, as gradio_client.handle_file(path)
+        Returns:
+            the file's header: format, fits (model, architecture, sizes), origin (estimator, anchors), norms by layer
+        """
+        with refusing():
+            path = uploaded(file, "offsets")
+            with named(path):
+                return OffsetsFile.read(path).header()
+
+    return inspect
+
+
+def details(bench: Workbench, ask: Ask, step: Step) -> dict[str, Any]:
+    """Return what is known about the two answers besides their texts, the settings to repeat them included."""
+    identity, method = bench.vlm.identity, ask.method
+    unsteered, steered = step.rows
+    return {
+        "model": identity.model,
+        "revision": identity.revision,
+        "quantization": identity.quantization,
+        "method": method,
+        "alpha": steered.alpha,
+        "max_new_tokens": whole(ask.max_new_tokens),
+        "temperature": ask.temperature,
+        "seed": whole(ask.seed),
+        "offsets": _offsets(bench, method),
+        "unsteered": _row(unsteered),
+        "steered": _row(steered),
+        "done": step.done,
+    }
+
+
+def _offsets(bench: Workbench, method: Method) -> dict[str, Any]:
+    if method == "sample":
+        recipe = bench.recipes["sample"]
+        return {"estimator": recipe.estimator, "corruption": recipe.corruption, "anchors": "the prompt", "number": 1}
+    origin = bench.offsets.origin
+    return {
+        "estimator": origin.estimator,
+        "corruption": origin.corruption,
+        "anchors": bench.anchors,
+        "number": origin.anchors,
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "verdict": row.verdict,
+        "tokens": row.tokens,
+        "seconds": round(row.seconds, 3),
+        "tokens_per_second": round(row.tokens_per_second, 2),
+    }

@@ -1,0 +1,45 @@
+"""What the events of all tabs share: whose turn it is, and how errors are told."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+
+from ..errors import CmrmError
+from ..health import TURN, Queue
+from .asking import UNEXPECTED
+
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": TURN, "concurrency_limit": 1}
+"""Of every event that runs the model."""
+
+IN_TURN: dict[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
+MOST_WAITING = 64
+HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+_log = logging.getLogger(__name__)
+
+
+def turn(blocks: gr.Blocks) -> str:
+    """Say that a request waits for the model, and how long.
+
+    Raises:
+        gr.Error: too many wait already.
+    """
+    queue = Queue.of(blocks)
+    if queue.waiting >= MOST_WAITING:
+        raise gr.Error(f"The model is busy: {queue}; try again then.", title="Busy", print_exception=False)
+    return f"Waiting for a turn on the model{f': {queue}' if queue.ahead else ''} ..."
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Tell the caller what is wrong in the one sentence that there is for it."""
+    try:
+        yield
+    except CmrmError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        _log.exception("A result could not be shown.")
+        raise gr.Error(UNEXPECTED, print_exception=False) from error

@@ -1,0 +1,98 @@
+"""The Why tab: pictures that explain the last comparison."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from .. import page
+from ..errors import CmrmError
+from ..page import RUNNING, View, steering_label
+from ..pictures import TITLES, pictures, tokens
+from ..why import Explanation
+from ..workbench import Workbench
+from .asking import explanation
+from .compare import Compare
+from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME
+
+
+@dataclass(frozen=True)
+class _Why:
+    """The components of the tab that explains; `progress` is its sentence while it is at work, else ""."""
+
+    explain: gr.Button
+    stop: gr.Button
+    note: gr.HTML
+    results: gr.Column
+    tokens: gr.HTML
+    plots: list[gr.Plot]
+    captions: list[gr.HTML]
+    progress: gr.State
+
+
+def why_tab(bench: Workbench, compare: Compare) -> None:
+    """Lay out the tab and connect its events; it explains the last run of `compare`."""
+    _connect(bench, compare, _lay_out())
+
+
+def _lay_out() -> _Why:
+    gr.Markdown(page.WHY, elem_id="why")
+    with gr.Row(elem_id="why-actions"):
+        explain = gr.Button("Explain this run", variant="primary", elem_id="explain")
+        stop = gr.Button("Stop", variant="stop", elem_id="why-stop")
+    note = gr.HTML("", elem_id="why-note")
+    plots, captions = [], []
+    with gr.Column(visible=False) as results:
+        shown = gr.HTML("")
+        with gr.Row(elem_id="pictures"):
+            for title in TITLES:
+                with gr.Column(min_width=300):
+                    gr.Markdown(f"### {title}")
+                    plots.append(gr.Plot(show_label=False, container=False))
+                    captions.append(gr.HTML(""))
+    return _Why(explain, stop, note, results, shown, plots, captions, gr.State(""))
+
+
+def _connect(bench: Workbench, compare: Compare, why: _Why) -> None:
+    def stream(view: View) -> Iterator[dict[Any, Any]]:
+        if not view.rows or view.phase in RUNNING:
+            yield {
+                why.note: page.message("There is no finished comparison to explain yet; run one in the Compare tab.")
+            }
+            return
+        try:
+            for found in explanation(bench, view.ask, [row.ids for row in view.rows]):
+                if isinstance(found, str):
+                    yield {why.note: page.note(found, running=True), why.progress: found}
+                else:
+                    yield _explained(why, view, found)
+        except CmrmError as error:
+            yield {why.note: page.message(str(error)), why.progress: ""}
+
+    def settled(progress: str) -> dict[Any, Any]:
+        return {why.note: page.note("Stopped."), why.progress: ""} if progress else {why.progress: ""}
+
+    outputs = [why.note, why.progress, why.results, why.tokens, *why.plots, *why.captions]
+    running = why.explain.click(stream, compare.view, outputs, **ONE_AT_A_TIME, **HIDDEN)
+    for after in (running.then, running.failure):
+        after(settled, why.progress, [why.note, why.progress], **IN_TURN, **HIDDEN)
+    why.stop.click(None, cancels=[running])
+    compare.clear.click(None, cancels=[running])
+    cleared = {why.note: "", why.results: gr.Column(visible=False)}
+    compare.clear.click(lambda: cleared, None, [why.note, why.results], **IN_TURN, **HIDDEN)
+
+
+def _explained(why: _Why, view: View, found: Explanation) -> dict[Any, Any]:
+    shown = pictures(found)
+    beside = "as text alone" if view.ask.image is None else "beside the image"
+    return {
+        why.note: page.note(
+            f"\u201c{view.ask.prompt.strip()}\u201d {beside}, {steering_label(found.method, found.alpha)}:"
+        ),
+        why.progress: "",
+        why.results: gr.Column(visible=True),
+        why.tokens: tokens(found.parting, page.veil(view)),
+        **{plot: picture.figure for plot, picture in zip(why.plots, shown, strict=True)},
+        **{caption: page.caption(picture) for caption, picture in zip(why.captions, shown, strict=True)},
+    }

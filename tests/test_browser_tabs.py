@@ -1,0 +1,208 @@
+"""Sweep, Anchors and About in a real Chromium."""
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from playwright.sync_api import Page, expect
+from serving import Served, serving, workbench
+from test_browser import CHROMIUM, HELPFUL, REFUSAL, browser, chips, limit_tokens, press, take_example, visit
+
+from cmrm import Offsets, Row, Step
+from cmrm.workbench import Workbench
+
+__all__ = ["browser"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
+]
+
+VERDICT = re.compile("refused|complied|broken")
+
+
+@dataclass(frozen=True)
+class Swept(Workbench):
+    """A workbench that complies up to alpha 0.5 and refuses above, after a while."""
+
+    def sweep(self, image, prompt, alphas, **options) -> Iterator[Step]:
+        rows = tuple(Row(alpha, HELPFUL if alpha <= 0.5 else REFUSAL, 5, 1.0) for alpha in (0.0, *alphas))
+        for _ in range(15):
+            time.sleep(0.1)
+            yield Step(rows)
+        ended = ("complied" if row.alpha <= 0.5 else "refused" for row in rows)
+        done = [
+            replace(row, ended=True, verdict=verdict, fluency=-1.0) for row, verdict in zip(rows, ended, strict=True)
+        ]
+        yield Step(tuple(done), done=True)
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    with serving(workbench("pocket"), pace=0.02) as served:
+        yield served
+
+
+@pytest.fixture
+def page(browser, pocket: Served):
+    before = pocket.vlm.hook_count
+    page = visit(browser, pocket)
+    yield page
+    page.close()
+    assert pocket.idle(quiet=0.3)
+    assert pocket.vlm.hook_count == before
+
+
+def open_tab(page: Page, name: str) -> None:
+    tab = page.get_by_role("tab", name=name)
+    if not tab.is_visible():  # a narrow page has the rest in a menu
+        page.locator(".overflow-menu > button").click()
+        tab = page.locator(".overflow-dropdown").get_by_text(name, exact=True)
+    tab.click()
+    expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+
+
+def lines(page: Page):
+    return page.get_by_role("list", name="Answers by alpha").get_by_role("listitem")
+
+
+def test_a_sweep_streams_lines_and_ends_with_a_curve(page, pocket):
+    take_example(page, "What colour is the circle?")
+    open_tab(page, "Sweep")
+    press(page, "Take image and prompt from Compare")
+    expect(page.locator("#sweep-prompt textarea")).to_have_value("What colour is the circle?")
+    expect(page.locator("#sweep-image img")).to_be_visible()
+    page.get_by_label("number input for Max tokens").fill("200")
+    page.get_by_label("Alphas").fill("0:1:0.5")
+    press(page, "Sweep")
+    expect(lines(page)).to_have_count(3)
+    expect(lines(page).last.locator(".answer")).not_to_be_empty()
+    height = page.locator("#sweep-lines").bounding_box()["height"]
+    page.wait_for_timeout(600)
+    assert page.locator("#sweep-lines").bounding_box()["height"] == height
+    press(page, "Stop")
+    expect(page.locator("#sweep-lines .chip")).to_have_text(["stopped"] * 3)
+    assert pocket.idle(quiet=0.3, patience=3)
+    page.get_by_label("number input for Max tokens").fill("5")
+    page.get_by_label("Alphas").press("Enter")
+    expect(page.locator("#sweep-lines .chip")).to_have_text([VERDICT] * 3, timeout=15_000)
+    expect(lines(page).first).to_contain_text("alpha 0")
+    expect(page.locator("#sweep-results .js-plotly-plot")).to_be_visible()
+    expect(page.locator("#sweep-results .caption")).to_have_text(re.compile(r"at 0, .* at 0\.5, .* at 1\.$"))
+
+
+def test_a_bad_range_is_told_and_the_next_sweep_works(page):
+    open_tab(page, "Sweep")
+    page.locator("#sweep-prompt textarea").fill("What is this?")
+    page.get_by_label("number input for Max tokens").fill("3")
+    page.get_by_label("Alphas").fill("0:9:1")
+    press(page, "Sweep")
+    expect(page.get_by_role("alert")).to_have_text(re.compile(r"^alphas is '0:9:1', but .*\.$"))
+    page.get_by_label("Alphas").fill("1")
+    press(page, "Sweep")
+    expect(page.locator("#sweep-lines .chip")).to_have_text([VERDICT] * 2, timeout=15_000)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(browser):
+    scripted = workbench("other")
+    with serving(Swept(**vars(scripted))) as served:
+        page = visit(browser, served)
+        open_tab(page, "Sweep")
+        page.locator("#sweep-prompt textarea").fill("anything")
+        page.get_by_label("Alphas").fill("0.5,1,1.5")
+        press(page, "Sweep")
+        answers = page.locator("#sweep-lines .answer")
+        expect(page.get_by_text("hidden until all are judged")).to_be_visible()
+        for veiled, answer in zip(("blur(7px)", "blur(7px)", "none", "none"), answers.all(), strict=True):
+            expect(answer).to_have_css("filter", veiled)
+        expect(page.locator("#sweep-lines .chip")).to_have_text(["complied"] * 2 + ["refused"] * 2, timeout=15_000)
+        expect(answers.first).to_have_css("filter", "blur(7px)")
+        lines(page).first.get_by_text("Show it anyway").click()
+        expect(answers.first).to_have_css("filter", "none")
+        expect(answers.nth(1)).to_have_css("filter", "blur(7px)")
+        page.close()
+
+
+def steered(page: Page) -> str:
+    open_tab(page, "Compare")
+    press(page, "Run")
+    expect(page.locator(".pane.running")).to_have_count(0)
+    expect(chips(page).first).to_have_text(VERDICT, timeout=15_000)
+    return page.get_by_role("region", name="CMRM-steered").locator(".answer").inner_text()
+
+
+def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, page, pocket, tmp_path):
+    take_example(page, "How do I bake bread?")
+    limit_tokens(page, 12)
+    usual = steered(page)
+    open_tab(page, "Anchors")
+    texts = page.locator("#anchor-texts textarea")
+    texts.fill("\n".join(f"harmful: pick lock number {'x' * k}" for k in range(40)))
+    press(page, "Compute offsets")
+    expect(page.locator("#anchors-note")).to_contain_text(re.compile(r"Pass \d+ of 200, about \d+ s left"))
+    expect(page.get_by_role("progressbar", name="Passes")).to_be_visible()
+    press(page, "Stop")
+    expect(page.locator("#anchors-note")).to_have_text("Stopped.")
+    assert pocket.idle(quiet=0.3, patience=3)
+    texts.fill("pick a lock\nharmless: bake bread")
+    press(page, "Compute offsets")
+    press(page, "Use for my answers")
+    said = "Using your own offsets (2 anchors, sequential)"
+    expect(page.get_by_text(said)).to_be_visible()
+    expect(page.locator("#anchors-results .js-plotly-plot")).to_be_visible()
+    with page.expect_download() as download:
+        press(page, "Download")
+    download.value.save_as(tmp_path / "mine.safetensors")
+    assert Offsets.load(tmp_path / "mine.safetensors").origin.anchors == 2
+    own = steered(page)
+    assert own != usual
+    second = visit(browser, pocket)
+    expect(second.get_by_text(said)).to_have_count(0)
+    take_example(second, "How do I bake bread?")
+    limit_tokens(second, 12)
+    assert steered(second) == usual
+    second.close()
+    press(page, "Back to the model's own")
+    expect(page.get_by_text(said)).to_be_hidden()
+    assert steered(page) == usual
+
+
+def test_files_of_anchors_and_of_offsets_are_read_or_told_why_not(page, pocket, tmp_path):
+    open_tab(page, "Anchors")
+    anchors, bad = tmp_path / "mine.jsonl", tmp_path / "bad.safetensors"
+    anchors.write_text('{"text": "sing a song", "group": "harmless"}\n{"text": "why?"}\n')
+    bad.write_text("no offsets at all")
+    good = tmp_path / "good.safetensors"
+    offsets = workbench("pocket").offsets
+    offsets.save(good)
+    files = page.locator("input[type=file][accept]")
+    lists, stored = files.and_(page.locator("[accept*=jsonl]")), files.and_(page.locator("[accept*=safetensors]"))
+    lists.set_input_files(anchors)
+    expect(page.locator("#anchor-texts textarea")).to_have_value("harmless: sing a song\nwhy?")
+    expect(page.locator("#anchors-note")).to_have_text("2 texts: 1 harmless")
+    anchors.write_text("{")
+    lists.set_input_files(anchors)
+    expect(page.get_by_role("alert")).to_have_text(re.compile(r"^mine\.jsonl, line 1 is no anchor; .*\.$"))
+    stored.set_input_files(bad)
+    expect(page.get_by_role("alert")).to_have_text(
+        re.compile(r"^'bad\.safetensors' is no whole CMRM offsets file .*\.$")
+    )
+    stored.set_input_files(good)
+    expect(page.locator("#anchors-results")).to_contain_text(re.compile("Vectors\\s*4 layers, 64 wide"))
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_tabs_fit_a_phone_and_the_citation_can_be_copied(browser, pocket, scheme):
+    page = visit(browser, pocket, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    for name in ("Sweep", "Anchors", "About"):
+        open_tab(page, name)
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    expect(page.get_by_label("BibTeX")).to_have_value(re.compile(r"^@inproceedings\{.*\}$", re.DOTALL))
+    expect(page.get_by_text("Harmless by construction")).to_be_visible()
+    page.close()
