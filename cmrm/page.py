@@ -158,6 +158,11 @@ def message(error: str) -> str:
     return f'<p class="problem" role="alert">{escape(error)}</p>' if error else ""
 
 
+def frame(view: View) -> list[Any]:
+    """Return what fills the panes, the place of problems, and the state."""
+    return [*(pane(view, place) for place in (0, 1, 2)), told(view), view]
+
+
 def told(view: View) -> str:
     """Return the HTML of what a visitor should know about a run: what went wrong, or words that mean nothing."""
     words = ", ".join(view.unknown)

@@ -8,7 +8,7 @@ import gradio as gr
 from ..comparison import Row, Step
 from ..offsets import Offsets
 from ..offsets_file import OffsetsFile
-from ..options import Method
+from ..runs import NAMES, origin, settled
 from ..workbench import Workbench
 from .anchors import kept
 from .asking import LENGTH, Ask, answer, explanation, measurement, named, parsed_range, uploaded, whole
@@ -34,6 +34,13 @@ def _compare_endpoint(bench: Workbench) -> Any:
         max_new_tokens: int = LENGTH,
         temperature: float = 0.0,
         seed: int = 0,
+        top_p: float = 1.0,
+        estimator: str = "",
+        corruption: str = "",
+        layers: str = "",
+        positions: str = "",
+        steps: str = "",
+        third: str = "none",
     ) -> tuple[str, str, dict]:
         """Answer one prompt about one image twice: by the model as it is, and steered by CMRM.
 
@@ -46,14 +53,22 @@ def _compare_endpoint(bench: Workbench) -> Any:
             method: "dataset" (offsets of an anchor set) or "sample" (measured on this prompt)
             max_new_tokens: longest answer
             temperature: 0 is greedy
-            seed: for temperatures above 0, the same for both answers
+            seed: for temperatures above 0, the same for all answers, and for the random direction
+            top_p: for temperatures above 0, the likeliest tokens to draw from
+            estimator: "mean", "pc1" or "sequential"; another than the offsets' own is measured first; "" is their own
+            corruption: "white", "black", "mean" or "noise", the image of the offsets, likewise
+            layers: decoder layers to steer, such as "0-6,9"; "" for the recipe's
+            positions: "last" or "all" of a pass; "" for the recipe's
+            steps: "prompt", or "all" for each new token too; "" for the recipe's
+            third: "text" adds an answer to the prompt alone, "random" one steered in a random direction; to the details
         Returns:
             the unsteered text, the steered text, and details to judge and repeat them by
         """
-        ask = Ask(image, prompt, alpha, method, max_new_tokens, temperature, seed)
+        where = (estimator, corruption, layers, positions, steps)
+        ask = Ask(image, prompt, alpha, method, max_new_tokens, temperature, seed, top_p, *where, third)
         with refusing():
             for step in answer(bench, ask):
-                unsteered, steered = step.rows
+                unsteered, steered = step.rows[:2]
                 yield unsteered.text, steered.text, details(bench, ask, step)
 
     return compare
@@ -160,35 +175,20 @@ def _inspect_endpoint() -> Any:
 
 
 def details(bench: Workbench, ask: Ask, step: Step) -> dict[str, Any]:
-    """Return what is known about the two answers besides their texts, the settings to repeat them included."""
-    identity, method = bench.vlm.identity, ask.method
-    unsteered, steered = step.rows
+    """Return what is known about the answers besides two texts, the settings to repeat them included."""
+    identity, settings = bench.vlm.identity, settled(bench, **ask.options)
+    rows = {name: _row(row) for name, row in zip(NAMES, step.rows, strict=False)}
+    if "third" in rows:
+        rows["third"]["text"] = step.rows[2].text
     return {
         "model": identity.model,
         "revision": identity.revision,
         "quantization": identity.quantization,
-        "method": method,
-        "alpha": steered.alpha,
-        "max_new_tokens": whole(ask.max_new_tokens),
-        "temperature": ask.temperature,
-        "seed": whole(ask.seed),
-        "offsets": _offsets(bench, method),
-        "unsteered": _row(unsteered),
-        "steered": _row(steered),
+        **settings,
+        "offsets": origin(bench, settings, ask.offsets),
+        "progress": step.note,
+        **rows,
         "done": step.done,
-    }
-
-
-def _offsets(bench: Workbench, method: Method) -> dict[str, Any]:
-    if method == "sample":
-        recipe = bench.recipes["sample"]
-        return {"estimator": recipe.estimator, "corruption": recipe.corruption, "anchors": "the prompt", "number": 1}
-    origin = bench.offsets.origin
-    return {
-        "estimator": origin.estimator,
-        "corruption": origin.corruption,
-        "anchors": bench.anchors,
-        "number": origin.anchors,
     }
 
 

@@ -56,13 +56,13 @@ def _lay_out() -> _Why:
 
 def _connect(bench: Workbench, compare: Compare, why: _Why) -> None:
     def stream(view: View) -> Iterator[dict[Any, Any]]:
-        if not view.rows or view.phase in RUNNING:
+        if not view.rows or view.phase in RUNNING or view.blind:
             yield {
                 why.note: page.message("There is no finished comparison to explain yet; run one in the Compare tab.")
             }
             return
         try:
-            for found in explanation(bench, view.ask, [row.ids for row in view.rows]):
+            for found in explanation(bench, view.ask, [row.ids for row in view.rows[:2]]):
                 if isinstance(found, str):
                     yield {why.note: page.note(found, running=True), why.progress: found}
                 else:
