@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_function_description
 
 from ..comparison import Row, Step
 from ..options import Method
@@ -13,37 +14,52 @@ from .events import ONE_AT_A_TIME, refusing
 
 
 def add_endpoints(bench: Workbench) -> None:
-    """Offer each function by its name to programs."""
-    gr.api(_compare_endpoint(bench), api_name="compare", **ONE_AT_A_TIME)
-    gr.api(_sweep_endpoint(bench), api_name="sweep", **ONE_AT_A_TIME)
-    gr.api(_explain_endpoint(bench), api_name="explain", **ONE_AT_A_TIME)
+    """Offer each function by its name to programs, and as a tool to MCP clients."""
+    for endpoint in (_compare_endpoint, _sweep_endpoint, _explain_endpoint):
+        offer(endpoint(bench), **ONE_AT_A_TIME)
+
+
+def offer(function: Any, **options: Any) -> None:
+    """Offer a function by its name; its docstring says what each parameter and each return is.
+
+    Gradio shows that to MCP clients alone; this puts it on the API page and into `Client.view_api` as well.
+    """
+    fn = gr.context.Context.root_block.fns[gr.api(function, api_name=function.__name__, **options)["id"]]
+    _, parameters, returns = get_function_description(function)
+    for component, text in zip(fn.inputs, parameters.values(), strict=True):
+        component.api_info()["additional_description"] = text
+    for component, line in zip(fn.outputs, returns, strict=True):
+        component.label, _, text = line.partition(": ")
+        component.api_info()["description"] = text
 
 
 def _compare_endpoint(bench: Workbench) -> Any:
     # Gradio reads the parameters, their defaults and the three outputs off this signature.
     def compare(  # type: ignore[misc]
-        image: gr.FileData | None = None,
+        image: gr.FileData = None,  # no union with None: MCP clients could not send one
         prompt: str = "",
         alpha: float | None = None,
-        method: str = "dataset",
+        method: Method = "dataset",
         max_new_tokens: int = LENGTH,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> tuple[str, str, dict]:
-        """Answer one prompt about one image twice: by the model as it is, and steered by CMRM.
+        """Answer one prompt about one image twice: by the model as it is, and steered by CMRM to refuse as for text.
 
         Streams; each result holds both texts so far, and the last one has the verdicts.
 
         Parameters:
-            image: the picture, as gradio_client.handle_file(path or URL); None for a text-only answer
+            image: the picture (in MCP a URL or a data: URI); leave it out for a text-only answer
             prompt: what to ask
-            alpha: strength of steering, 0 to 2; None for the method's default
-            method: "dataset" (offsets of an anchor set) or "sample" (measured on this prompt)
-            max_new_tokens: longest answer
-            temperature: 0 is greedy
-            seed: for temperatures above 0, the same for both answers
+            alpha: strength of steering, 0 to 2; left out, the method's default
+            method: whose offsets are added: "dataset" (of an anchor set) or "sample" (of this prompt)
+            max_new_tokens: length of the longest answer, in tokens
+            temperature: of sampling; 0, the default, is greedy
+            seed: of sampling, for both answers, if the temperature is above 0; 0 by default
         Returns:
-            the unsteered text, the steered text, and details to judge and repeat them by
+            unsteered: the answer of the model as it is
+            steered: the answer of the same model, steered
+            details: each answer's verdict (refused, complied or broken), tokens and seconds; what to repeat it by
         """
         ask = Ask(image, prompt, alpha, method, max_new_tokens, temperature, seed)
         with refusing():
@@ -56,10 +72,10 @@ def _compare_endpoint(bench: Workbench) -> Any:
 
 def _sweep_endpoint(bench: Workbench) -> Any:
     def sweep(  # type: ignore[misc]
-        image: gr.FileData | None = None,
+        image: gr.FileData = None,  # no union with None: MCP clients could not send one
         prompt: str = "",
         alphas: str = "0:2:0.25",
-        method: str = "dataset",
+        method: Method = "dataset",
         max_new_tokens: int = LENGTH,
     ) -> list[dict]:
         """Answer one prompt about one image at many strengths of steering, in one batch.
@@ -67,13 +83,13 @@ def _sweep_endpoint(bench: Workbench) -> Any:
         Streams; each result has a row for each alpha, and the last one has the verdicts and the fluency.
 
         Parameters:
-            image: the picture, as gradio_client.handle_file(path or URL); None for text-only answers
+            image: the picture (in MCP a URL or a data: URI); leave it out for text-only answers
             prompt: what to ask
-            alphas: a range start:end:step within 0 to 2, or a list such as 0.5,1; alpha 0 is always there
-            method: "dataset" (offsets of an anchor set) or "sample" (measured on this prompt)
-            max_new_tokens: longest answer
+            alphas: strengths: a range start:end:step within 0 to 2, or a list such as "0.5,1"; 0 is always there
+            method: whose offsets are added: "dataset" (of an anchor set) or "sample" (of this prompt)
+            max_new_tokens: length of the longest answer, in tokens
         Returns:
-            for each alpha its text, verdict, tokens, and fluency: the text's mean log-probability, unsteered
+            rows: each alpha's text, verdict, tokens, and fluency (the text's mean log-probability, unsteered)
         """
         with refusing():
             for step in answer(bench, Ask(image, prompt, parsed_range(alphas), method, max_new_tokens)):
@@ -84,10 +100,10 @@ def _sweep_endpoint(bench: Workbench) -> Any:
 
 def _explain_endpoint(bench: Workbench) -> Any:
     def explain(  # type: ignore[misc]
-        image: gr.FileData | None = None,
+        image: gr.FileData = None,  # no union with None: MCP clients could not send one
         prompt: str = "",
         alpha: float | None = None,
-        method: str = "dataset",
+        method: Method = "dataset",
         max_new_tokens: int = LENGTH,
     ) -> dict:
         """Say why the model answers one prompt about one image differently when it is steered by CMRM.
@@ -95,13 +111,13 @@ def _explain_endpoint(bench: Workbench) -> Any:
         Streams; each result but the last is {"progress": a sentence}. Answers are greedy.
 
         Parameters:
-            image: the picture, as gradio_client.handle_file(path or URL); None for text-only answers
+            image: the picture (in MCP a URL or a data: URI); leave it out for text-only answers
             prompt: what to ask
-            alpha: strength of steering, 0 to 2; None for the method's default
-            method: "dataset" (offsets of an anchor set) or "sample" (measured on this prompt)
-            max_new_tokens: longest answer
+            alpha: strength of steering, 0 to 2; left out, the method's default
+            method: whose offsets are added: "dataset" (of an anchor set) or "sample" (of this prompt)
+            max_new_tokens: length of the longest answer, in tokens
         Returns:
-            by layer planes of states, shifts, cosines and projections; the tokens; refusal openings by alpha
+            explanation: by layer, how states moved; where the answers part; by alpha, the probability of a refusal
         """
         with refusing():
             for found in explanation(bench, Ask(image, prompt, alpha, method, max_new_tokens)):
