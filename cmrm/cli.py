@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,11 +17,15 @@ from .options import (
     Estimator,
     Layout,
     Method,
+    Positions,
     Preset,
     Quantization,
     Split,
+    Steps,
+    Third,
     parse_alphas,
     parse_device_map,
+    parse_layers,
 )
 
 if TYPE_CHECKING:
@@ -74,26 +78,65 @@ def compare_command(
     offsets: Stored = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    top_p: Annotated[float, typer.Option(help="For temperatures above 0: the likeliest tokens to draw from.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="For temperatures above 0, and for the random direction.")] = 0,
+    layers: Annotated[str, typer.Option(help="Decoder layers such as 0-6,9; default: the recipe's.")] = "",
+    positions: Annotated[Positions | None, typer.Option(help="Shifted in a pass; default: the recipe's.")] = None,
+    steps: Annotated[Steps | None, typer.Option(help="Passes that are steered; default: the recipe's.")] = None,
+    estimator: Annotated[Estimator | None, typer.Option(help="Of the offsets; default: as they were measured.")] = None,
+    corruption: Annotated[Corruption | None, typer.Option(help="Of the offsets, likewise.")] = None,
+    third: Annotated[Third, typer.Option(help="A third answer: of the text alone, or in a random direction.")] = "none",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, which `repeat` reads.")] = False,
 ) -> None:
     """Answer one prompt about one image, unsteered and steered, side by side."""
+    settings: dict[str, Any] = {
+        "alpha": alpha,
+        "method": method,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "layers": parse_layers(layers),
+        "positions": positions,
+        "steps": steps,
+        "estimator": estimator,
+        "corruption": corruption,
+        "third": third,
+    }
     bench = open_workbench(model, quantization, device_map, plain_template, offsets)
-    stream = bench.compare(
-        image,
-        prompt,
-        alpha=alpha,
-        method=method,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-    )
-    unsteered, steered = _last(stream).rows
+    rows = _last(bench.compare(image, prompt, **settings)).rows
     if as_json:
-        details = {"model": asdict(bench.vlm.identity), "method": method, "seed": seed, "temperature": temperature}
-        _print_json({"prompt": prompt, "unsteered": asdict(unsteered), "steered": asdict(steered), **details})
+        from .runs import described
+
+        _print_json(described(bench, image, prompt, rows, **settings))
     else:
-        print(_pane("unsteered", unsteered), _pane("steered", steered), sep="\n")
+        _print_panes(rows, third)
+
+
+@app.command()
+def repeat(
+    run: Annotated[Path, typer.Argument(help="A run: what the page's Download or `compare --json` made.")],
+    model: Annotated[str, typer.Option(help="Default: the run's own.", envvar="CMRM_MODEL")] = "",
+    quantization: Annotated[Quantization | None, typer.Option(help="Default: the run's own.")] = None,
+    device_map: Placed = "",
+    plain_template: Plain = False,
+    offsets: Stored = None,
+) -> None:
+    """Make a comparison again, and say whether the answers are the same; if not, the status is 1."""
+    from .options import quantization_named
+    from .runs import Run
+
+    made = Run.read(run)
+    chosen = quantization or quantization_named(made.model.quantization)
+    bench = open_workbench(model or made.model.model, chosen, device_map, plain_template, offsets)
+    rows = _last(bench.compare(made.image, made.prompt, **made.settings)).rows
+    _print_panes(rows, made.settings["third"])
+    same = [row.text for row in rows] == made.texts
+    for difference in made.differences(bench):
+        say(difference)
+    say("The answers are those of the run." if same else "The answers differ from those of the run.")
+    if not same:
+        raise SystemExit(1)
 
 
 def open_workbench(
@@ -116,6 +159,11 @@ def _last(stream: "Iterator[Step]") -> "Step":
             end = "\n" if step.done else ""
             print(f"\r{max(row.tokens for row in step.rows)} tokens", end=end, file=sys.stderr)
     return step
+
+
+def _print_panes(rows: "tuple[Row, ...]", third: Third) -> None:
+    names = ("unsteered", "steered", {"text": "text only", "random": "random direction"}.get(third, ""))
+    print(*(_pane(name, row) for name, row in zip(names, rows, strict=False)), sep="\n")
 
 
 def _pane(name: str, row: "Row") -> str:
@@ -199,15 +247,13 @@ def inspect_command(
     """Say what an offsets file fits, how it was made, and how long its vectors are."""
     from .offsets_file import OffsetsFile
 
-    header = OffsetsFile.read(file).header()
+    made = OffsetsFile.read(file)
     if as_json:
-        _print_json(header)
+        _print_json(made.header())
         return
-    for name, value in {"format": header["format"], **header["fits"], **header["origin"]}.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        # A file may come from anywhere: what it says must not control the terminal.
-        print(f"{name:15}", "".join(c if c.isprintable() else "\ufffd" for c in text) or "unknown")
-    print("norms by layer ", *(f"{norm:g}" for norm in header["norms"]))
+    for name, text in made.facts().items():
+        print(f"{name:15}", text)
+    print("norms by layer ", *(f"{norm:g}" for norm in made.norms))
 
 
 @app.command()

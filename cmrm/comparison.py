@@ -47,10 +47,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Step:
-    """All rows after one more token each; row 0 is the unsteered one. `done` marks the last step."""
+    """All rows after one more token each; row 0 is the unsteered one. `done` marks the last step.
+
+    `note` says what goes on before the first token, if it takes long.
+    """
 
     rows: tuple[Row, ...]
     done: bool = False
+    note: str = ""
 
 
 def compare(

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +21,9 @@ from .prefix import forward, image_end, read
 from .steering import Steering, steer
 
 Progress = Callable[[int, int], None]
+
+Passes = Generator[None, None, torch.Tensor]
+"""Measures as it is iterated, and yields after each forward pass."""
 
 Hooks = Callable[[Sequence[int]], AbstractContextManager[None]]
 """Makes the hooks that are on while the prompts of these indices run in one batch."""
@@ -50,22 +53,50 @@ def extract_offsets(
     Raises:
         CmrmError: no anchors, an empty anchor, an unknown estimator or corruption, pc1 of one anchor.
     """
+    for found in extracting(vlm, anchors, estimator=estimator, corruption=corruption):
+        if isinstance(found, Offsets):
+            return found
+        if progress:
+            progress(*found)
+    raise AssertionError("no offsets")
+
+
+def extracting(
+    vlm: Vlm, anchors: Sequence[str], *, estimator: Estimator = "sequential", corruption: Corruption = "white"
+) -> Generator[tuple[int, int] | Offsets]:
+    """Do what `extract_offsets` does as a stream: (done, total) after each pass, the offsets last; close it to stop.
+
+    Raises:
+        CmrmError: as `extract_offsets`, at the first step.
+    """
     check_choice("estimator", estimator, Estimator)
     if isinstance(anchors, str) or not anchors:
         raise CmrmError("The anchor set is empty, so there is nothing to measure; give at least one text.")
     target = _Batches.of(vlm, anchors, [None] * len(anchors))
     source = _Batches.of(vlm, anchors, [vlm.corrupted(corruption)] * len(anchors))
-    layers = len(vlm.layers)
-    passes = 1 if estimator != "sequential" or len(source.groups) == 1 else layers
-    report = _Counter(progress, len(target.groups) + passes * len(source.groups))
-    texts = target.states(report)
+    repeats = 1 if estimator != "sequential" or len(source.groups) == 1 else len(vlm.layers)
+    total = len(target.groups) + repeats * len(source.groups)
+    passes = _measured(target, source, estimator)
+    for done in range(1, total + 1):
+        next(passes)
+        yield done, total
+    yield Offsets(_finished(passes), vlm.identity, _origin(anchors, estimator, corruption))
+
+
+def _measured(target: "_Batches", source: "_Batches", estimator: Estimator) -> Passes:
+    texts = yield from target.states()
     if estimator != "sequential":
-        values = ESTIMATORS[estimator](texts - source.states(report))
-    elif passes == 1:
-        values = _sequential_at_once(source, texts, report)
-    else:
-        values = _sequential(source, texts, report)
-    return Offsets(values, vlm.identity, _origin(anchors, estimator, corruption))
+        return ESTIMATORS[estimator](texts - (yield from source.states()))
+    return (yield from (_sequential_at_once if len(source.groups) == 1 else _sequential)(source, texts))
+
+
+def _finished(passes: Passes) -> torch.Tensor:
+    while True:
+        try:
+            next(passes)
+        except StopIteration as end:
+            values: torch.Tensor = end.value
+            return values
 
 
 def prompt_offsets(
@@ -89,12 +120,11 @@ def many_prompt_offsets(
     blank = vlm.corrupted(corruption)
     texts = last_states(vlm, prompts, [None] * len(prompts))
     source = _Batches.of(vlm, prompts, [blank] * len(prompts))
-    report = _Counter(None, 0)
     if estimator == "sequential":
         values = torch.zeros_like(texts)
-        source.states(report, lambda group: steer(vlm, _RunningGap(texts, values, group), 1.0))
+        _finished(source.states(lambda group: steer(vlm, _RunningGap(texts, values, group), 1.0)))
     else:
-        values = torch.stack([ESTIMATORS[estimator](gap[None]) for gap in texts - source.states(report)])
+        values = torch.stack([ESTIMATORS[estimator](gap[None]) for gap in texts - _finished(source.states())])
     made = _origin(prompts[:1], estimator, corruption)
     return [
         Offsets(value, vlm.identity, replace(made, anchors_sha256=anchors_digest([prompt])))
@@ -115,7 +145,7 @@ def last_states(
     """
     if not prompts:
         raise CmrmError("There are no prompts, so there are no states to measure; give at least one text.")
-    return _Batches.of(vlm, prompts, images).states(_Counter(None, 0), hooks)
+    return _finished(_Batches.of(vlm, prompts, images).states(hooks))
 
 
 def anchors_digest(anchors: Sequence[str]) -> str:
@@ -145,18 +175,18 @@ def _oriented_component(rows: torch.Tensor) -> torch.Tensor:
 ESTIMATORS = {"mean": _mean, "pc1": _first_component}
 
 
-def _sequential(source: "_Batches", texts: torch.Tensor, report: "_Counter") -> torch.Tensor:
+def _sequential(source: "_Batches", texts: torch.Tensor) -> Passes:
     values = torch.zeros(texts.shape[1:])
     for layer in range(len(values)):
         hooks = _always(source.vlm, _Below(values, layer)) if layer else None
-        values[layer] = (texts - source.states(report, hooks))[:, layer].mean(dim=0)
+        values[layer] = (texts - (yield from source.states(hooks)))[:, layer].mean(dim=0)
     return values
 
 
-def _sequential_at_once(source: "_Batches", texts: torch.Tensor, report: "_Counter") -> torch.Tensor:
+def _sequential_at_once(source: "_Batches", texts: torch.Tensor) -> Passes:
     """The same where all anchors run in one batch: each layer's gap is known when the pass gets there."""
     values = torch.zeros(1, *texts.shape[1:])
-    source.states(report, _always(source.vlm, _RunningGap(texts.mean(dim=0, keepdim=True), values, [0])))
+    yield from source.states(_always(source.vlm, _RunningGap(texts.mean(dim=0, keepdim=True), values, [0])))
     return values[0]
 
 
@@ -193,18 +223,6 @@ class _RunningGap:
         return gaps[:, None].to(state.device)
 
 
-@dataclass
-class _Counter:
-    progress: Progress | None
-    total: int
-    done: int = 0
-
-    def advance(self) -> None:
-        self.done += 1
-        if self.progress:
-            self.progress(self.done, self.total)
-
-
 @dataclass(frozen=True)
 class _Batches:
     """Prompts with their images, in batches of one shape, so that nothing is padded.
@@ -220,7 +238,11 @@ class _Batches:
 
     @classmethod
     def of(cls, vlm: Vlm, prompts: Sequence[str], images: Sequence[Image.Image | None]) -> "_Batches":
-        inputs = [vlm.encode(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
+        inputs: list[Inputs] = []
+        for prompt, image in zip(prompts, images, strict=True):
+            one, first = vlm.encode(prompt, image), inputs[0] if inputs else {}
+            # The pixels of one image are held once, not once a prompt.
+            inputs.append({k: first[k] if k in first and torch.equal(first[k], v) else v for k, v in one.items()})
         ids = [one["input_ids"][0].tolist() for one in inputs]
         by_shape: dict[tuple, list[int]] = defaultdict(list)
         for index, one in enumerate(inputs):
@@ -234,8 +256,8 @@ class _Batches:
         )
         return cls(vlm, inputs, shared if same else 0, groups)
 
-    def states(self, report: _Counter, hooks: Hooks | None = None) -> torch.Tensor:
-        """Return the layer outputs at the last position, float32 `(prompts, layers, hidden)`."""
+    def states(self, hooks: Hooks | None = None) -> Passes:
+        """Measure the layer outputs at the last position, float32 `(prompts, layers, hidden)`."""
         with self.vlm.enough_memory():
             prefix = read(self.vlm, self.inputs[0], self.shared)
             result = torch.zeros(len(self.inputs), self.vlm.identity.layers, self.vlm.identity.hidden)
@@ -245,7 +267,7 @@ class _Batches:
                 recording = _recording(self.vlm, states, hooks(group) if hooks else nullcontext())
                 forward(self.vlm, self._rest(group), context, recording, independent=False)
                 result[group] = states
-                report.advance()
+                yield
         return result
 
     def _rest(self, group: list[int]) -> Inputs:

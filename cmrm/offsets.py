@@ -54,7 +54,11 @@ class Offsets:
         Raises:
             CmrmError: the file can't be written there.
         """
-        OffsetsFile(self.values.numpy(), self.fits, self.origin).write(path)
+        self.file().write(path)
+
+    def file(self) -> OffsetsFile:
+        """Return them as a file holds them; its `header` says what they fit and how they were made."""
+        return OffsetsFile(self.values.numpy(), self.fits, self.origin)
 
     @classmethod
     def load(cls, path: str | Path) -> "Offsets":

@@ -77,6 +77,11 @@ class OffsetsFile:
             "norms": self.norms,
         }
 
+    def facts(self) -> dict[str, str]:
+        """Return what the header says but the norms, in words, without characters that control a terminal."""
+        entries = {"format": self.format, **asdict(self.fits), **asdict(self.origin)}
+        return {name: _printable(value) or "unknown" for name, value in entries.items()}
+
     def write(self, path: str | Path) -> None:
         """Write the file, beside its place and then renamed, so that no failure leaves a half-made one.
 
@@ -174,6 +179,11 @@ def _made(kind: type, values: dict[str, Any]) -> Any:
         if type(getattr(made, entry.name)) is not (get_origin(entry.type) or entry.type):
             raise TypeError(f"{entry.name} in the header is of the wrong type")
     return made
+
+
+def _printable(value: Any) -> str:
+    text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _near(norms: list[float], expected: list[float]) -> bool:

@@ -14,6 +14,9 @@ Estimator = Literal["mean", "pc1", "sequential"]
 Corruption = Literal["white", "black", "mean", "noise"]
 Positions = Literal["last", "all"]
 Steps = Literal["prompt", "all"]
+Third = Literal["none", "text", "random"]
+"""What answers besides: nothing, the unsteered model on the text alone, or one steered in a random direction."""
+
 Split = Literal["dev", "test", "all"]
 Preset = Literal["none", "paper"]
 Layout = Literal["auto", "vlsafe", "mm-safetybench", "figstep", "xstest", "scienceqa", "generic"]
@@ -26,6 +29,7 @@ DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 MAX_ALPHA = 2.0
 MOST_ALPHAS = 1000
+MOST_LAYERS = 1000
 
 
 def check_choice(name: str, value: object, choices: object) -> None:
@@ -33,6 +37,11 @@ def check_choice(name: str, value: object, choices: object) -> None:
     allowed = get_args(choices)
     if value not in allowed:
         raise CmrmError(f"{name} is {value!r}, but it must be one of {', '.join(map(repr, allowed))}.")
+
+
+def quantization_named(stored: str) -> Quantization:
+    """Return how to load a model so that it is quantized as `stored` says; "auto" for a checkpoint's own method."""
+    return next((choice for choice in get_args(Quantization) if choice == stored), "auto")
 
 
 def checked_alphas(alpha: float | Sequence[float]) -> tuple[float, ...]:
@@ -69,6 +78,27 @@ def checked_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
     if not chosen or not all(type(index) is int and 0 <= index < count for index in chosen):
         raise CmrmError(f"layers is {layers!r}, but it must name decoder layers from 0 to {count - 1}.")
     return tuple(sorted(set(chosen)))
+
+
+def parse_layers(text: str) -> tuple[int, ...] | None:
+    """Read "0-6,9" (ends included); nothing means None.
+
+    Raises:
+        CmrmError: anything else, a range that falls, or one beyond any model.
+    """
+    layers: list[int] = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        first, dash, last = part.partition("-")
+        try:
+            start, end = int(first), int(last if dash else first)
+        except ValueError:
+            start, end = 1, 0
+        if not 0 <= start <= end < MOST_LAYERS:
+            raise CmrmError(
+                f"layers is {text!r}, but it must be decoder layers such as 0-6,9, or empty for the recipe's."
+            )
+        layers.extend(range(start, end + 1))
+    return tuple(layers) or None
 
 
 def parse_device_map(text: str) -> DeviceMap | None:

@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
 
+from . import markdown
 from .comparison import Row, Step
-from .options import METHODS, Method
+from .markdown import parting
+from .options import METHODS, Method, Third
 from .pictures import Picture
 from .workbench import Workbench
 
@@ -30,8 +32,13 @@ WHY = """
 do its states at the last prompt token lie as text alone, beside the image, and steered; and where do the answers part?
 """
 
-_PLACEHOLDERS = ("The answer of the model as it is.", "The answer of the same model, steered.")
 _TITLES = ("Unsteered", "CMRM-steered")
+_BLIND_TITLES = ("Answer A", "Answer B")
+_PLACEHOLDERS = ("The answer of the model as it is.", "The answer of the same model, steered.")
+_THIRD: dict[str, tuple[str, str]] = {
+    "text": ("Text only", "the model as it is, without the image"),
+    "random": ("Random direction", "as long as the offsets"),
+}
 _POCKET_NOTICE = "The bundled pocket model is harmless by construction: its answers hold no real instructions."
 _NOTICE = (
     "The unsteered answer is unmoderated and may be harmful or offensive, so it stays blurred until both answers are "
@@ -45,7 +52,9 @@ class View:
     """One moment of the answers, from before a run until after it.
 
     `veiled` says whether the model's unsteered answers are to be hidden at first, and `label` how the
-    steered side is steered; `ask` is what was asked, for whoever wants it explained.
+    steered side is steered; `ask` is what was asked. While it is `blind`, no pane says whose answer it
+    shows; `order` are the rows of the first two panes. `third` is the kind of row 2, and `unknown` are
+    words of the prompt that the model never saw.
     """
 
     veiled: bool
@@ -55,74 +64,110 @@ class View:
     rows: tuple[Row, ...] = ()
     error: str = ""
     ask: Any = None
+    blind: bool = False
+    order: tuple[int, int] = (0, 1)
+    third: Third = "none"
+    unknown: tuple[str, ...] = ()
 
     def after(self, step: Step) -> "View":
         """Return the view once `step` has arrived."""
+        if step.note:
+            return replace(self, note=step.note)
         return replace(self, phase="done" if step.done else "answering", rows=step.rows)
 
     def stopped(self) -> "View":
         """Return the view of a run that the visitor ended; what is there of the answers stays."""
-        return replace(self, phase="stopped") if self.phase in RUNNING else self
+        return replace(self, phase="stopped", blind=False) if self.phase in RUNNING else self
 
     def failed(self, sentence: str) -> "View":
         """Return the view of a run that could not go on, and why."""
-        return replace(self, phase="stopped" if self.rows else "idle", error=sentence)
+        return replace(self, phase="stopped" if self.rows else "idle", error=sentence, blind=False)
+
+    def revealed(self) -> "View":
+        """Return the view that says which answer is whose."""
+        return replace(self, blind=False)
 
 
-def veil(view: View) -> Veil:
-    """Say how the unsteered answer is shown: open, blurred (closed), or blurred behind a click."""
-    if not view.veiled or not view.rows:
+def veil(view: View, row: int = 0) -> Veil:
+    """Say how an answer is shown: open, blurred (closed), or blurred behind a click; blindly both sides alike."""
+    if not view.veiled or not view.rows or (row == 1 and not view.blind):
         return "open"
     if view.phase in RUNNING:
         return "closed"
-    unsteered, steered = (row.verdict for row in view.rows)
-    judged = unsteered is not None and steered is not None
-    return "click" if not judged or (unsteered != "refused" and steered == "refused") else "open"
+    verdict, steered = view.rows[0 if view.blind else row].verdict, view.rows[1].verdict
+    judged = verdict is not None and steered is not None
+    return "click" if not judged or (verdict != "refused" and steered == "refused") else "open"
 
 
-def pane(view: View, index: int) -> str:
-    """Return the HTML of the unsteered (0) or the steered (1) answer."""
+def pane(view: View, place: int) -> str:
+    """Return the HTML of a pane: the unsteered (0), the steered (1), or a third answer (2), if there is one."""
+    if place == 2 and view.third == "none":
+        return ""
+    index = place if place == 2 else view.order[place]
     row = view.rows[index] if view.rows else None
-    shown = veil(view) if index == 0 else "open"
+    shown, (title, subtitle) = veil(view, index), _heading(view, place, index)
     running = " running" if view.phase in RUNNING else ""
     reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if shown == "click" else ""
     waits = "<span class='reveal'>hidden until both are judged</span>" if shown == "closed" else ""
-    subtitle = "the model as it is" if index == 0 else view.label
+    steered = " steered" if index == 1 and not view.blind else ""
     return (
-        f'<section class="pane veil-{shown}{running}" aria-label="{_TITLES[index]}">'
-        f"<header><b>{_TITLES[index]}</b><span>{escape(subtitle)}</span></header>"
+        f'<section class="pane veil-{shown}{running}{steered}" aria-label="{title}" aria-busy="{_bool(bool(running))}">'
+        f"<header><b>{title}</b><span>{escape(subtitle)}</span></header>"
         f'<div class="body">{reveal}{waits}{_answer(view, row, index)}</div>'
         f"<footer>{_measures(view, row)}</footer></section>"
     )
 
 
+def _bool(value: bool) -> str:
+    return str(value).lower()
+
+
+def _heading(view: View, place: int, index: int) -> tuple[str, str]:
+    if view.blind:
+        return _BLIND_TITLES[place], "steered or not?"
+    if index == 2:
+        return _THIRD[view.third]
+    return _TITLES[index], view.label if index else "the model as it is"
+
+
 def _answer(view: View, row: Row | None, index: int) -> str:
-    if row is None:
-        text = view.note if view.phase in RUNNING else _PLACEHOLDERS[index]
+    if row is None or (index == 2 and not row.tokens and view.phase == "answering"):
+        text = view.note if view.phase in RUNNING else _PLACEHOLDERS[index] if index < 2 and not view.blind else ""
         return f'<p class="hint">{escape(text)}</p>'
-    cursor = '<i class="cursor"></i>' if view.phase == "answering" and not row.ended else ""
-    return f'<p class="answer" dir="auto">{escape(row.text)}{cursor}</p>'
+    mark = parting([one.text for one in view.rows[:2]], [one.ended for one in view.rows[:2]]) if index < 2 else None
+    writing = " writing" if view.phase == "answering" and not row.ended else ""
+    return f'<div class="answer{writing}" dir="auto">{markdown.html(row.text, mark) or "<p></p>"}</div>'
 
 
 def _measures(view: View, row: Row | None) -> str:
     if row is None:
         return '<span class="chip">stopped</span>' if view.phase == "stopped" else "&nbsp;"
+    if view.blind:
+        return "<span>The verdict is shown after your vote.</span>" if view.phase == "done" else "&nbsp;"
     state = row.verdict or ("answering" if view.phase == "answering" else "stopped")
     noun = "token" if row.tokens == 1 else "tokens"
+    cut = ", cut off" if row.ended and row.tokens == getattr(view.ask, "max_new_tokens", None) else ""
     return (
-        f'<span class="chip {state}">{state}</span><span>{row.tokens} {noun}</span>'
-        f"<span>{row.tokens_per_second:.1f} tokens/s</span>"
+        f'<span class="chip {state}">{state}</span><span>{row.tokens} {noun}{cut}</span>'
+        f"<span>{row.seconds:.1f} s</span><span>{row.tokens_per_second:.1f} tokens/s</span>"
     )
-
-
-def steering_label(method: Any, alpha: Any) -> str:
-    """Return how the steered side is steered, in words."""
-    return f"{METHOD_NAMES.get(method, method)}, alpha {alpha:g}" if isinstance(alpha, (int, float)) else str(method)
 
 
 def message(error: str) -> str:
     """Return the HTML of what went wrong, or nothing."""
     return f'<p class="problem" role="alert">{escape(error)}</p>' if error else ""
+
+
+def told(view: View) -> str:
+    """Return the HTML of what a visitor should know about a run: what went wrong, or words that mean nothing."""
+    words = ", ".join(view.unknown)
+    hint = f"The pocket model doesn't know: {words}. Expect an odd answer." if words else ""
+    return message(view.error) or (f'<p class="hint-box" role="status">{escape(hint)}</p>' if hint else "")
+
+
+def steering_label(method: Any, alpha: Any) -> str:
+    """Return how the steered side is steered, in words."""
+    return f"{METHOD_NAMES.get(method, method)}, alpha {alpha:g}" if isinstance(alpha, (int, float)) else str(method)
 
 
 def note(text: str, *, running: bool = False) -> str:

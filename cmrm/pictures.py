@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from .comparison import Row
 from .statistics import Rate
 from .why import END, Candidate, Explanation, Parting
 
@@ -37,6 +38,9 @@ _LOOKS = {
     "refusal": ("blue", "triangle-up", "solid"),
     "over-refusal": ("orange", "square", "dash"),
     "right answers": ("green", "circle", "dot"),
+    "refused": ("blue", "triangle-up", "solid"),
+    "complied": ("orange", "square", "solid"),
+    "broken": ("violet", "x", "solid"),
 }
 _NAMES = {
     "image": "beside the image",
@@ -205,6 +209,46 @@ def alpha_curves(points: Sequence[AlphaPoint]) -> Picture:
         if rates
     )
     return Picture("Refusal, over-refusal and right answers over alpha", figure, f"By alpha, {'; '.join(said)}.")
+
+
+def sweep_curve(rows: Sequence[Row]) -> Picture:
+    """Draw a finished sweep: each answer's fluency over alpha, its symbol the verdict."""
+    scored = sorted((row for row in rows if row.fluency is not None), key=lambda row: row.alpha)
+    line = go.Scatter(
+        x=[row.alpha for row in scored],
+        y=[row.fluency for row in scored],
+        mode="lines",
+        line={"color": _GRID},
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    kinds = [(name, [row for row in scored if row.verdict == name]) for name in ("refused", "complied", "broken")]
+    marks = [
+        _scatter(name, [(row.alpha, row.fluency or 0.0) for row in kind], name, size=12, symbol=_LOOKS[name][1])
+        for name, kind in kinds
+        if kind
+    ]
+    figure = _figure([line, *marks])
+    _axes(figure, "alpha", "mean log-probability of a token")
+    said = ", ".join(f"{row.verdict} ({row.fluency:.2f}) at {row.alpha:g}" for row in scored)
+    return Picture(
+        "Refusal and fluency over alpha",
+        figure,
+        "Verdict and, in brackets, fluency (the mean log-probability of the answer's tokens under the unsteered model; "
+        f"nearer to 0 is more natural) by alpha: {said or 'no answer has a token'}.",
+    )
+
+
+def vector_lengths(norms: Sequence[float]) -> Picture:
+    """Draw how long the offset vector of each decoder layer is."""
+    figure = _over_layers({"added": norms}, "length (Euclidean norm)")
+    figure.update_layout(height=240)
+    return Picture(
+        "How long the vectors are",
+        figure,
+        f"The vector of layer 0 is {norms[0]:.3g} long, that of the last layer, {len(norms) - 1}, {norms[-1]:.3g}; the "
+        f"longest is that of layer {_argmax(norms)}, {max(norms):.3g}.",
+    )
 
 
 def tokens(parting: Parting, veil: str = "open") -> str:

@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass
 
-from .options import METHODS, Corruption, Estimator, Method, Steps
+from .options import METHODS, Corruption, Estimator, Method, Positions, Steps
 from .paths import ASSETS
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Estimator, corruption and anchor set of the offsets; layers (None: all), alpha and steps of the steering."""
+    """Estimator, corruption and anchor set of the offsets; layers (None: all), alpha and the rest of the steering."""
 
     estimator: Estimator = "sequential"
     corruption: Corruption = "white"
@@ -17,6 +17,7 @@ class Recipe:
     layers: tuple[int, ...] | None = None
     alpha: float = 1.0
     steps: Steps = "prompt"
+    positions: Positions = "last"
 
 
 @dataclass(frozen=True)

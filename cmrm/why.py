@@ -15,12 +15,13 @@ from PIL import Image
 
 from .anchors import AnchorSet, load_anchors
 from .comparison import compare
+from .errors import CmrmError
 from .extraction import BATCH, anchors_digest, last_states
 from .hooks import hooked
 from .images import open_image
 from .offsets import Offsets
 from .openings import opening_probability, refusal_openings
-from .options import MAX_ALPHA, Method, check_choice, checked_alphas
+from .options import MAX_ALPHA, Method
 from .prefix import begin, forward
 from .recipes import Recipe
 from .steering import steer
@@ -128,24 +129,32 @@ def explaining(
     method: Method = "dataset",
     max_new_tokens: int = 128,
     answers: Sequence[Sequence[int]] | None = None,
+    offsets: Offsets | None = None,
+    **changes: Any,
 ) -> Generator[str | Explanation]:
     """Explain one comparison as a stream: a sentence before each pass, the explanation last; close it to stop.
 
     `alpha` None is the method's own. `answers` are the token ids of the unsteered and the steered answer, if
-    they are known; else the model answers greedily. Anchors are read beside the image (blank, if there is
+    they are known; else the model answers greedily. `offsets`, if given, take the place of the dataset-level
+    ones, and `changes` are those of `Workbench.recipe`. Anchors are read beside the image (blank, if there is
     none), and steered by the vectors of this run.
 
     Raises:
         CmrmError: as `explain`.
     """
-    check_choice("method", method, Method)
-    recipe = bench.recipes[method]
-    (strength,) = checked_alphas(recipe.alpha if alpha is None else alpha)
+    recipe = bench.recipe(method, offsets, alpha=alpha, **changes)
+    if recipe.positions != "last":
+        raise CmrmError("Only runs steered at the last position are explained; choose positions 'last' and run again.")
+    strength = recipe.alpha
     picture = None if image is None else open_image(image)
     anchors = _balanced(load_anchors(recipe.anchors))
     refusals = refusal_openings(bench.vlm)
     yield "Reading the prompt ..."
-    run = _Run(bench, picture, prompt, bench.steering(method, prompt), strength, recipe)
+    for found in bench.measuring(method, prompt, recipe, offsets):
+        if isinstance(found, Offsets):
+            run = _Run(bench, picture, prompt, found, strength, recipe)
+        else:
+            yield "Measuring offsets, pass {} of {} ...".format(*found)
     if answers is None:
         steps = compare(
             bench.vlm,

@@ -5,7 +5,7 @@ that loaded it. Workers are reused, so they must be left as they were. A visitor
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 
 from .comparison import MAX_NEW_TOKENS, Row, Step
 from .errors import CmrmError
+from .offsets import Offsets
 from .why import Explanation
 from .workbench import Workbench
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 BEAT = 0.5
 LONGEST = 120
+_NOTHING: dict[str, Any] = {"explain": "Waiting for the GPU ...", "extracting": (0, 0)}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class ZeroGpuWorkbench(Workbench):
-    """A workbench whose answers and explanations come from a worker: `task` is the decorated function."""
+    """A workbench whose model runs in a worker: `task` is the decorated function."""
 
     task: Callable[..., Iterator[Any]] | None = None
 
@@ -53,6 +55,10 @@ class ZeroGpuWorkbench(Workbench):
     ) -> Generator[str | Explanation]:
         """Explain as `Workbench.explain` does; bad input is refused at the first sentence."""
         return self._away("explain", image, prompt, **options)
+
+    def extracting(self, anchors: Sequence[str], **options: Any) -> Generator[tuple[int, int] | Offsets]:
+        """Measure as `Workbench.extracting` does; bad input is refused at the first step."""
+        return self._away("extracting", anchors, **options)
 
     def _away(self, *arguments: Any, **options: Any) -> Generator[Any]:
         assert self.task
@@ -82,7 +88,7 @@ def on_zero_gpu(bench: Workbench, gpu: Callable[..., Any], device: str = "cuda")
     bench.vlm.model.to(device)
 
     def task(name: str, *arguments: Any, **options: Any) -> Iterator[Any]:
-        nothing = "Waiting for the GPU ..." if name == "explain" else Step((Row(0.0), Row(0.0)))
+        nothing = _NOTHING.get(name, Step((Row(0.0), Row(0.0))))
         try:
             yield from beating(lambda: getattr(bench, name)(*arguments, **options), nothing)
         except CmrmError as error:
@@ -91,14 +97,13 @@ def on_zero_gpu(bench: Workbench, gpu: Callable[..., Any], device: str = "cuda")
     return ZeroGpuWorkbench(**vars(bench), task=gpu(task, duration=duration))
 
 
-def duration(name: str, _image: object, _prompt: object, alphas: object = (), **options: Any) -> int:
-    """Return for how many seconds to ask for a GPU.
-
-    That is for a start, for reading anchors to explain, and for each token, more of them for many rows.
-    """
+def duration(name: str, first: object, _prompt: object = "", alphas: object = (), **options: Any) -> int:
+    """Return for how many seconds to ask for a GPU: for a start, for anchors, and for each token of each row."""
     tokens, rows = options.get("max_new_tokens"), len(alphas) if isinstance(alphas, tuple) else 1
     tokens = tokens if isinstance(tokens, int) and 0 < tokens <= MAX_NEW_TOKENS else 0  # else it is refused
-    start = 20 + 5 * (options.get("method") == "sample") + 30 * (name == "explain")
+    anew = options.get("estimator") or options.get("corruption")  # offsets may have to be measured on all anchors
+    start = 25 if options.get("method") == "sample" else 60 if anew else 20
+    start += 30 if name == "explain" else len(first) // 8 if name == "extracting" and isinstance(first, list) else 0
     return min(LONGEST, round(start + tokens * (0.06 + 0.004 * rows)))
 
 

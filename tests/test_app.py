@@ -89,7 +89,13 @@ def test_without_an_image_the_answer_is_text_only(client):
 
 
 def test_these_endpoints_are_offered_and_no_more(client):
-    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/compare", "/sweep", "/explain"]
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == [
+        "/compare",
+        "/sweep",
+        "/explain",
+        "/extract",
+        "/inspect",
+    ]
 
 
 def test_a_sweep_has_a_judged_row_for_each_alpha(client):

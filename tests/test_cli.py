@@ -10,7 +10,8 @@ import pytest
 import tiny
 from PIL import Image
 
-from cmrm import Offsets
+from cmrm import CmrmError, Offsets
+from cmrm.runs import Run
 
 
 def run(*arguments, **environment):
@@ -181,3 +182,38 @@ def test_bad_input_is_one_sentence_and_status_2(arguments, says):
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_run_is_repeated_from_its_json(checkpoint, offsets, tmp_path):
+    offsets.save(tmp_path / "offsets.safetensors")
+    tiny.PICTURE.save(tmp_path / "picture.png")
+    placed = ("--model", checkpoint, "--quantization", "none", "--offsets", tmp_path / "offsets.safetensors")
+    asked = ("--image", tmp_path / "picture.png", "--prompt", "What?", "--layers", "1-2", "--steps", "all", "--seed", 5)
+    drawn = ("--temperature", 1.5, "--top-p", 0.9, "--third", "random", "--max-new-tokens", 6)
+    done = run("compare", *placed, *asked, *drawn, "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["settings"]["layers"] == [1, 2]
+    assert made["settings"]["alpha"] == made["third"]["alpha"] == 1
+    assert made["model"]["quantization"] == "none"
+    (tmp_path / "picture.png").unlink()
+    file = tmp_path / "run.json"
+    file.write_text(done.stdout)
+    again = run("repeat", file, *placed)
+    assert (again.returncode, "are those of the run" in again.stderr) == (0, True), again.stderr
+    assert made["steered"]["text"] in again.stdout
+    made["steered"]["text"] += " more"
+    made["versions"]["torch"] = "1.0"
+    file.write_text(json.dumps(made))
+    other = run("repeat", file, *placed)
+    assert other.returncode == 1
+    assert "torch was 1.0" in other.stderr
+    assert "differ" in other.stderr
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 9}'])
+def test_a_file_that_is_no_run_is_refused_in_one_sentence(tmp_path, content):
+    file = tmp_path / "run.json"
+    file.write_text(content)
+    with pytest.raises(CmrmError, match="is no run"):
+        Run.read(file)

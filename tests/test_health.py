@@ -31,7 +31,7 @@ def bench():
 
 @pytest.fixture
 def served(bench, monkeypatch):
-    monkeypatch.setattr("cmrm.ui.compare.MOST_WAITING", 1)
+    monkeypatch.setattr("cmrm.ui.events.MOST_WAITING", 1)
     monkeypatch.setattr("cmrm.ui.serving.QUEUE", 2)
     with serving(bench, pace=0.02) as served:
         yield served

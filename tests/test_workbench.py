@@ -1,12 +1,17 @@
 """A model's offsets: computed once, kept, found again, and made anew when the kept file is no good."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import serving
+import tiny
 
-from cmrm import CmrmError, Offsets
+from cmrm import CmrmError, Offsets, compare, extract_offsets
 from cmrm import workbench as bench_module
 from cmrm.anchors import load_anchors
+from cmrm.methods.controls import random_direction
+from cmrm.options import parse_layers
 from cmrm.recipes import recipes_for
 from cmrm.workbench import Workbench
 
@@ -104,3 +109,82 @@ def test_bad_anchor_files_name_the_line(tmp_path, content, says):
     plain = tmp_path / "plain.txt"
     plain.write_text("one\n\ntwo\n")
     assert load_anchors(plain).texts == ("one", "two")
+
+
+@pytest.fixture(scope="module")
+def tiny_bench():
+    return serving.workbench()
+
+
+def test_a_random_direction_answers_in_the_same_batch_and_changes_no_other_row(tiny_bench):
+    *_, two = tiny_bench.compare(tiny.PICTURE, "What?", max_new_tokens=6)
+    *_, three = tiny_bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, third="random", seed=3)
+    assert [row.text for row in three.rows[:2]] == [row.text for row in two.rows]
+    assert three.rows[2].alpha == three.rows[1].alpha
+    assert three.rows[2].text != three.rows[1].text
+    own = random_direction(tiny_bench.offsets, 3)
+    *_, alone = compare(tiny_bench.vlm, tiny.PICTURE, "What?", own, (three.rows[1].alpha,), max_new_tokens=6)
+    assert alone.rows[1].text == three.rows[2].text
+
+
+def test_the_text_alone_is_answered_behind_the_others(tiny_bench):
+    steps = list(tiny_bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, third="text"))
+    assert {len(step.rows) for step in steps} == {3}
+    assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
+    *_, alone = compare(tiny_bench.vlm, None, "What?", None, (), max_new_tokens=6)
+    assert steps[-1].rows[2].text == alone.rows[0].text
+    assert all(row.verdict for row in steps[-1].rows)
+
+
+def test_what_a_request_changes_in_the_recipe_is_what_the_library_does(tiny_bench):
+    bench, asked = tiny_bench, {"layers": [1, 3], "steps": "all", "positions": "all", "alpha": 0.7}
+    *_, step = bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, **asked)
+    *_, same = compare(
+        bench.vlm, tiny.PICTURE, "What?", bench.offsets, (0.7,), layers=[1, 3], steps="all", positions="all",
+        max_new_tokens=6,
+    )  # fmt: skip
+    assert [row.ids for row in step.rows] == [row.ids for row in same.rows]
+
+
+def test_another_estimator_is_measured_on_the_anchors_once(tiny_bench):
+    bench = replace(tiny_bench, states=type(tiny_bench.states)(1 << 20))
+    first = list(bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, estimator="pc1", corruption="noise"))
+    assert first[0].note.startswith("Measuring offsets, pass 1 of ")
+    again = list(bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, estimator="pc1", corruption="noise"))
+    assert not any(step.note for step in again)
+    texts = load_anchors(bench.recipes["dataset"].anchors).texts
+    made = extract_offsets(bench.vlm, texts, estimator="pc1", corruption="noise")
+    *_, same = compare(bench.vlm, tiny.PICTURE, "What?", made, (1.0,), max_new_tokens=6)
+    for steps in (first, again):
+        assert [row.ids for row in steps[-1].rows] == [row.ids for row in same.rows]
+    with pytest.raises(CmrmError, match="measured by the estimator 'mean'"):
+        bench.compare(None, "What?", estimator="pc1", offsets=bench.offsets)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"estimator": "median"}, "estimator is 'median'"),
+        ({"corruption": "rain"}, "corruption is 'rain'"),
+        ({"layers": [4]}, "layers from 0 to 3"),
+        ({"positions": "first"}, "positions is 'first'"),
+        ({"steps": "some"}, "steps is 'some'"),
+        ({"third": "fourth"}, "third is 'fourth'"),
+        ({"alpha": -1}, "alpha is -1"),
+        ({"top_p": 0}, "top_p is 0"),
+    ],
+)
+def test_bad_settings_are_refused_before_the_model_runs(tiny_bench, asked, says):
+    with pytest.raises(CmrmError, match=says):
+        tiny_bench.compare(None, "What?", **asked)
+
+
+@pytest.mark.parametrize(("text", "layers"), [("", None), (" 0-2, 5 ", (0, 1, 2, 5)), ("7", (7,))])
+def test_layers_as_text(text, layers):
+    assert parse_layers(text) == layers
+
+
+@pytest.mark.parametrize("text", ["a", "3-1", "-1", "0-", "0-99999999", "1.5"])
+def test_layers_that_are_none(text):
+    with pytest.raises(CmrmError, match="layers is"):
+        parse_layers(text)

@@ -5,13 +5,16 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gradio_client.utils import is_file_obj_with_meta
 
 from ..comparison import Step
 from ..errors import CmrmError
+from ..offsets import Offsets
 from ..options import parse_alphas
+from ..prompts import check_prompt
 from ..requests_log import logged
 from ..why import Explanation
 from ..workbench import Workbench
@@ -19,6 +22,7 @@ from ..workbench import Workbench
 UPDATES_PER_SECOND = 12
 LENGTH = 128
 MOST_ROWS = 64
+MOST_ANCHORS = 512
 UNEXPECTED = "Something went wrong inside the app, and not by your fault; its log has the details, please try again."
 
 _log = logging.getLogger(__name__)
@@ -28,7 +32,7 @@ _log = logging.getLogger(__name__)
 class Ask:
     """One request as it came in, by the names of the API; nothing in it is checked yet.
 
-    A tuple of alphas asks for a sweep.
+    A tuple of alphas asks for a sweep. `offsets` are a visitor's own, to take the place of the dataset-level ones.
     """
 
     image: Any
@@ -38,13 +42,28 @@ class Ask:
     max_new_tokens: Any
     temperature: Any = 0.0
     seed: Any = 0
+    offsets: Offsets | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what may be logged: all but the image and the prompt."""
+        """Return what may be logged: all but the image, the prompt and the visitor's offsets."""
         known = {**vars(self), "image": self.image is not None}
-        del known["prompt"]
+        del known["prompt"], known["offsets"]
         return known
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Forward passes done and in all, and about how many seconds are left, as far as it is known."""
+
+    done: int
+    total: int
+    left: float | None
+
+    def __str__(self) -> str:
+        """Say so."""
+        left = "" if self.left is None else f", about {self.left:.0f} s left"
+        return f"Pass {self.done} of {self.total}{left} ..."
 
 
 def answer(bench: Workbench, ask: Ask) -> Iterator[Step]:
@@ -70,6 +89,54 @@ def explanation(
         yield from logged("explain", _explained(bench, ask, answers), **ask.settings)
 
 
+def measurement(
+    bench: Workbench, texts: Any, estimator: Any = None, corruption: Any = None
+) -> Iterator[Progress | Offsets]:
+    """Stream the measuring of offsets on anchor texts, the offsets last; close it to stop the model.
+
+    Raises:
+        CmrmError: bad input; also for any other failure, whose details go to the log.
+    """
+    if not isinstance(texts, (list, tuple)):
+        raise CmrmError("anchors is no list of texts; give a list of short requests.")
+    if len(texts) > MOST_ANCHORS:
+        raise CmrmError(f"There are {len(texts)} anchors, but at most {MOST_ANCHORS} are measured here; give fewer.")
+    with _expected("A measurement"):
+        for number, text in enumerate(texts, 1):
+            try:
+                check_prompt(text)
+            except CmrmError as error:
+                raise CmrmError(f"Anchor {number} can't be read: {error}") from error
+        first = shown = 0.0
+        for found in bench.extracting(texts, estimator=estimator, corruption=corruption):
+            now = time.monotonic()
+            if isinstance(found, Offsets):
+                yield found
+            elif now - shown >= 1 / UPDATES_PER_SECOND:
+                (done, total), shown, first = found, now, first or now
+                yield Progress(done, total, (now - first) / (done - 1) * (total - done) if done > 1 else None)
+
+
+def opened(bench: Workbench, file: Any) -> Offsets:
+    """Return a visitor's offsets, from a file as Gradio hands it on, to steer the model by.
+
+    Raises:
+        CmrmError: no file, or one that the model can't be steered by.
+    """
+    path = uploaded(file, "offsets")
+    with named(path), _expected("Opening offsets"):
+        return bench.opened(path)
+
+
+@contextmanager
+def named(path: str) -> Iterator[None]:
+    """Call a file in errors as its owner does: where the server keeps it is nobody's business."""
+    try:
+        yield
+    except CmrmError as error:
+        raise CmrmError(str(error).replace(path, Path(path).name)) from error
+
+
 @contextmanager
 def _expected(what: str) -> Iterator[None]:
     """Let no error through but those that say what to do."""
@@ -85,7 +152,9 @@ def _expected(what: str) -> Iterator[None]:
 def _asked(bench: Workbench, ask: Ask) -> Iterator[Step]:
     image, length = _picture(ask.image), whole(ask.max_new_tokens)
     if isinstance(ask.alpha, tuple):
-        yield from bench.sweep(image, ask.prompt, ask.alpha, method=ask.method, max_new_tokens=length)
+        yield from bench.sweep(
+            image, ask.prompt, ask.alpha, method=ask.method, max_new_tokens=length, offsets=ask.offsets
+        )
     else:
         yield from bench.compare(
             image,
@@ -95,6 +164,7 @@ def _asked(bench: Workbench, ask: Ask) -> Iterator[Step]:
             max_new_tokens=length,
             temperature=_number("temperature", ask.temperature),
             seed=whole(ask.seed),
+            offsets=ask.offsets,
         )
 
 
@@ -106,15 +176,24 @@ def _explained(bench: Workbench, ask: Ask, answers: Sequence[Sequence[int]] | No
         method=ask.method,
         max_new_tokens=whole(ask.max_new_tokens),
         answers=answers,
+        offsets=ask.offsets,
     )
 
 
 def _picture(value: Any) -> str | None:
-    """Return the path of an upload; Gradio has checked that a marked file is one, so nothing else passes."""
-    if value is None:
-        return None
+    return None if value is None else uploaded(value, "image")
+
+
+def uploaded(value: Any, what: str) -> str:
+    """Return the path of an upload; Gradio has checked that a marked file is one, so nothing else passes.
+
+    Raises:
+        CmrmError: no upload.
+    """
     if not is_file_obj_with_meta(value):
-        raise CmrmError("The image must be a file: upload one, or pass gradio_client.handle_file(path) as the image.")
+        raise CmrmError(
+            f"The {what} must be a file: upload one, or pass gradio_client.handle_file(path) as the {what}."
+        )
     return str(value["path"])
 
 

@@ -2,23 +2,23 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from .. import page
 from ..errors import CmrmError
-from ..health import Queue
+from ..offsets import Offsets
 from ..options import MAX_ALPHA, METHODS
 from ..page import METHOD_NAMES, RUNNING, View, steering_label
 from ..paths import ASSETS
 from ..workbench import Workbench
 from .asking import LENGTH, Ask, answer
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing
+from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn
+from .own import Own
 
 LONGEST = 512
-MOST_WAITING = 64
 
 EXAMPLES = {
     "Harmful wording": (
@@ -69,10 +69,10 @@ class Compare:
         return [*self.panes, self.problem, self.view]
 
 
-def compare_tab(bench: Workbench, blocks: gr.Blocks) -> Compare:
+def compare_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> Compare:
     """Lay out the tab and connect its events."""
     parts = _lay_out(bench)
-    _connect(bench, parts, blocks)
+    _connect(bench, parts, blocks, own)
     return parts
 
 
@@ -95,8 +95,13 @@ def _lay_out(bench: Workbench) -> Compare:
     return Compare(**asked, panes=panes, problem=problem, view=gr.State(empty))
 
 
+def longest_answer(bench: Workbench) -> int:
+    """Return the most tokens that the page lets a visitor ask for."""
+    return min(LONGEST, (bench.vlm.context_length or LONGEST) // 2)
+
+
 def _ask_column(bench: Workbench, alpha: float) -> dict[str, Any]:
-    longest = min(LONGEST, (bench.vlm.context_length or LONGEST) // 2)
+    longest = longest_answer(bench)
     parts: dict[str, Any] = {
         "image": gr.Image(
             label="Image",
@@ -125,26 +130,22 @@ def _ask_column(bench: Workbench, alpha: float) -> dict[str, Any]:
     return parts
 
 
-def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks) -> None:
+def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own) -> None:
     veiled = page.needs_veil(bench)
 
     def begin(view: View, method: Any, alpha: Any, temperature: Any, seed: Any, event: gr.EventData) -> Any:
         if view.phase in RUNNING:
             gr.Info("An answer is still on its way; wait for its end, or press Stop.")
             return gr.skip()
-        queue = Queue.of(blocks)
-        if queue.waiting >= MOST_WAITING:
-            raise gr.Error(f"The model is busy: {queue}; try again then.", title="Busy", print_exception=False)
-        turn = f"Waiting for a turn on the model{f': {queue}' if queue.ahead else ''} ..."
-        waiting = View(veiled, steering_label(method, alpha), "waiting", turn)
+        waiting = View(veiled, steering_label(method, alpha), "waiting", turn(blocks))
         if event.target is not parts.again:
             return [*_shown(waiting), seed]
         if not temperature:
             gr.Info("At temperature 0 the answer is the same each time; raise it in the settings for another.")
         return [*_shown(waiting), random.randrange(2**31)]
 
-    def stream(view: View, *settings: Any) -> Iterator[list[Any]]:
-        ask = Ask(*settings)
+    def stream(view: View, offsets: Offsets | None, *settings: Any) -> Iterator[list[Any]]:
+        ask = replace(Ask(*settings), offsets=offsets)
         view = View(veiled, view.label, "reading", _reading(ask), ask=ask)
         with refusing():
             yield _shown(view)
@@ -172,7 +173,7 @@ def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks) -> None:
     )
     # Values come unchecked, so that one place, the library, says what is wrong with them.
     running = begun.success(
-        stream, [parts.view, *parts.settings], parts.frame, preprocess=False, **ONE_AT_A_TIME, **HIDDEN
+        stream, [parts.view, own.offsets, *parts.settings], parts.frame, preprocess=False, **ONE_AT_A_TIME, **HIDDEN
     )
     # A run that is cancelled may still paint for a moment, so what it leaves is settled only after it.
     for after in (running.then, running.failure):

@@ -1,4 +1,4 @@
-"""The API: `/compare`, `/sweep` and `/explain`, named and documented."""
+"""The API: `/compare`, `/sweep`, `/explain`, `/extract` and `/inspect`, named and documented."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,24 +7,29 @@ import gradio as gr
 from gradio.utils import get_function_description
 
 from ..comparison import Row, Step
+from ..offsets import Offsets
+from ..offsets_file import OffsetsFile
 from ..options import Method
 from ..workbench import Workbench
-from .asking import LENGTH, Ask, answer, explanation, parsed_range, whole
-from .events import ONE_AT_A_TIME, refusing
+from .anchors import kept
+from .asking import LENGTH, Ask, answer, explanation, measurement, named, parsed_range, uploaded, whole
+from .events import IN_TURN, ONE_AT_A_TIME, refusing
 
 
-def add_endpoints(bench: Workbench) -> None:
+def add_endpoints(bench: Workbench, blocks: gr.Blocks) -> None:
     """Offer each function by its name to programs, and as a tool to MCP clients."""
-    for endpoint in (_compare_endpoint, _sweep_endpoint, _explain_endpoint):
-        offer(endpoint(bench), **ONE_AT_A_TIME)
+    for endpoint in (_compare_endpoint(bench), _sweep_endpoint(bench), _explain_endpoint(bench)):
+        _offer(blocks, endpoint, **ONE_AT_A_TIME)
+    _offer(blocks, _extract_endpoint(bench, blocks), **ONE_AT_A_TIME)
+    _offer(blocks, _inspect_endpoint(), **IN_TURN)
 
 
-def offer(function: Any, **options: Any) -> None:
+def _offer(blocks: gr.Blocks, function: Any, **options: Any) -> None:
     """Offer a function by its name; its docstring says what each parameter and each return is.
 
     Gradio shows that to MCP clients alone; this puts it on the API page and into `Client.view_api` as well.
     """
-    fn = gr.context.Context.root_block.fns[gr.api(function, api_name=function.__name__, **options)["id"]]
+    fn = blocks.fns[gr.api(function, api_name=function.__name__, **options)["id"]]
     _, parameters, returns = get_function_description(function)
     for component, text in zip(fn.inputs, parameters.values(), strict=True):
         component.api_info()["additional_description"] = text
@@ -124,6 +129,51 @@ def _explain_endpoint(bench: Workbench) -> Any:
                 yield {"progress": found} if isinstance(found, str) else asdict(found)
 
     return explain
+
+
+def _extract_endpoint(bench: Workbench, blocks: gr.Blocks) -> Any:
+    def extract(  # type: ignore[misc]
+        anchors: list[str],
+        estimator: str | None = None,
+        corruption: str | None = None,
+    ) -> tuple[gr.FileData | None, dict]:
+        """Measure CMRM's dataset-level offsets of the served model on anchor texts of your own.
+
+        Streams; each result but the last is None and {"progress": a sentence}.
+
+        Parameters:
+            anchors: short texts such as requests, at most 512; a mix of harmful and harmless ones serves best
+            estimator: "mean", "pc1" or "sequential"; left out, the model's default
+            corruption: the image beside the texts: "white", "black", "mean" or "noise"; left out, the model's default
+        Returns:
+            file: the offsets, a safetensors file that is kept for an hour
+            header: what the file fits, how it was made, and the norm of each layer's vector
+        """
+        with refusing():
+            for found in measurement(bench, anchors, estimator, corruption):
+                if isinstance(found, Offsets):
+                    yield gr.FileData(path=kept(found, blocks)), found.file().header()
+                else:
+                    yield None, {"progress": str(found)}
+
+    return extract
+
+
+def _inspect_endpoint() -> Any:
+    def inspect(file: gr.FileData) -> dict:
+        """Say what a CMRM offsets file fits, how it was made, and how long the vector of each layer is.
+
+        Parameters:
+            file: a safetensors file of `/extract` or of `python -m cmrm extract` (in MCP a URL or a data: URI)
+        Returns:
+            header: format, fits (model, architecture, sizes), origin (estimator, anchors), norms by layer
+        """
+        with refusing():
+            path = uploaded(file, "offsets")
+            with named(path):
+                return OffsetsFile.read(path).header()
+
+    return inspect
 
 
 def details(bench: Workbench, ask: Ask, step: Step) -> dict[str, Any]:

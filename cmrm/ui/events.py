@@ -8,16 +8,29 @@ from typing import Any
 import gradio as gr
 
 from ..errors import CmrmError
-from ..health import TURN
+from ..health import TURN, Queue
 from .asking import UNEXPECTED
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": TURN, "concurrency_limit": 1}
 """Of every event that runs the model."""
 
 IN_TURN: dict[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
+MOST_WAITING = 64
 HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 _log = logging.getLogger(__name__)
+
+
+def turn(blocks: gr.Blocks) -> str:
+    """Say that a request waits for the model, and how long.
+
+    Raises:
+        gr.Error: too many wait already.
+    """
+    queue = Queue.of(blocks)
+    if queue.waiting >= MOST_WAITING:
+        raise gr.Error(f"The model is busy: {queue}; try again then.", title="Busy", print_exception=False)
+    return f"Waiting for a turn on the model{f': {queue}' if queue.ahead else ''} ..."
 
 
 @contextmanager

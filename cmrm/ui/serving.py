@@ -12,8 +12,12 @@ from .. import page
 from ..errors import CmrmError
 from ..fetching import bound_downloads
 from ..workbench import Workbench
+from .about import about_tab
+from .anchors import anchors_tab
 from .compare import compare_tab
 from .endpoints import add_endpoints
+from .own import own_bar
+from .sweep import sweep_tab
 from .why import why_tab
 
 QUEUE = 80  # beyond MOST_WAITING the queue is for clicks, which are told how long it would take
@@ -21,18 +25,25 @@ UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
 
 def build(bench: Workbench) -> gr.Blocks:
-    """Return the page, its events and the endpoints `/compare`, `/sweep` and `/explain`."""
+    """Return the page, its events and the endpoints of the API."""
     with gr.Blocks(
         title="CMRM, side by side", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
     ) as blocks:
         gr.Markdown(page.INTRO, elem_id="intro")
+        own = own_bar()
         with gr.Tabs():
             with gr.Tab("Compare"):
-                compare = compare_tab(bench, blocks)
+                compare = compare_tab(bench, blocks, own)
+            with gr.Tab("Sweep"):
+                sweep_tab(bench, blocks, compare, own)
             with gr.Tab("Why"):
                 why_tab(bench, compare)
+            with gr.Tab("Anchors"):
+                anchors_tab(bench, blocks, own)
+            with gr.Tab("About"):
+                about_tab(bench)
         gr.HTML(page.status(bench))
-        add_endpoints(bench)
+        add_endpoints(bench, blocks)
     bound_downloads(blocks)
     return blocks.queue(max_size=QUEUE)
 

@@ -1,0 +1,79 @@
+"""What a model says as safe HTML: bold, italics, lists and code; no links, images or HTML, whatever it says."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
+from markdown_it.token import Token
+
+_MARKED = '<mark class="parting">{}</mark>'
+_SPACE = re.compile(r"(\s+)")
+
+
+def html(text: str, mark: int | None = None) -> str:
+    """Return the HTML of `text`, with word number `mark` marked."""
+    rendered: str = _MARKDOWN.render(text, {"mark": mark, "seen": 0})
+    return rendered
+
+
+def parting(texts: Sequence[str], ended: Sequence[bool]) -> int | None:
+    """Return the number of the first word in which two texts differ, None for nowhere.
+
+    The last word of a text that has not ended may still grow, so it is left out, and what follows it is not missed.
+    """
+    first, second = (_words(text)[: None if end else -1] for text, end in zip(texts, ended, strict=True))
+    for number, (one, other) in enumerate(zip_longest(first, second)):
+        if one != other:
+            missing = ended[0] if one is None else ended[1] if other is None else True
+            return number if missing else None
+    return None
+
+
+def _words(text: str) -> list[str]:
+    return [word for token in _leaves(_MARKDOWN.parse(text)) for word in token.content.split()]
+
+
+def _leaves(tokens: Sequence[Token]) -> Iterator[Token]:
+    for token in tokens:
+        if token.children:
+            yield from _leaves(token.children)
+        elif token.type in ("text", "code_inline", "fence"):
+            yield token
+
+
+def _escaped(content: str, env: Any) -> str:
+    """Escape a text, and mark a word as it is counted."""
+    parts = _SPACE.split(content)
+    for place, part in enumerate(parts):
+        parts[place] = escapeHtml(part)
+        if part.strip():
+            if env["seen"] == env["mark"]:
+                parts[place] = _MARKED.format(parts[place])
+            env["seen"] += 1
+    return "".join(parts)
+
+
+def _text(_: Any, tokens: Sequence[Token], place: int, __: Any, env: Any) -> str:
+    return _escaped(tokens[place].content, env)
+
+
+def _code(_: Any, tokens: Sequence[Token], place: int, __: Any, env: Any) -> str:
+    return f"<code>{_escaped(tokens[place].content, env)}</code>"
+
+
+def _fence(_: Any, tokens: Sequence[Token], place: int, __: Any, env: Any) -> str:
+    return f"<pre><code>{_escaped(tokens[place].content, env)}</code></pre>\n"
+
+
+def _renderer() -> MarkdownIt:
+    made = MarkdownIt("zero", {"html": False, "breaks": True})
+    made.enable(["list", "fence", "emphasis", "backticks", "newline", "escape"])
+    for name, rule in {"text": _text, "code_inline": _code, "fence": _fence}.items():
+        made.add_render_rule(name, rule)
+    return made
+
+
+_MARKDOWN = _renderer()

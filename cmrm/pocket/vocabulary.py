@@ -1,0 +1,31 @@
+"""Which words of a prompt the pocket model never saw."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from .language import every_word
+
+MOST = 8
+_LONGEST = 24
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def unknown_words(prompt: str, tokenizer: Any) -> tuple[str, ...]:
+    """Return the first few words that are neither one token nor in the lexicon the model was taught from."""
+    found = dict.fromkeys(word[:_LONGEST] for word in _WORD.findall(prompt) if not _known(word, tokenizer))
+    return tuple(found)[:MOST]
+
+
+def _known(word: str, tokenizer: Any) -> bool:
+    forms = {word, word.lower(), word.capitalize()}
+    return word.lower() in _taught() or any(
+        len(tokenizer.encode(start + form, add_special_tokens=False)) == 1 for form in forms for start in (" ", "")
+    )
+
+
+@cache
+def _taught() -> frozenset[str]:
+    return frozenset(word for phrase in every_word() for word in _WORD.findall(phrase.lower()))

@@ -1,0 +1,152 @@
+"""One comparison as JSON: enough to make it again, and to see whether it came out the same."""
+
+import base64
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .comparison import Row
+from .errors import CmrmError
+from .images import open_image
+from .offsets import Offsets
+from .offsets_file import Identity
+from .workbench import Workbench
+
+FORMAT = 1
+NAMES = ("unsteered", "steered", "third")
+MAX_BYTES = 128 << 20
+
+_CHANGES = ("alpha", "estimator", "corruption", "layers", "positions", "steps")
+_OTHERS = {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": 0, "third": "none"}
+
+
+def settled(bench: Workbench, method: Any = "dataset", offsets: Offsets | None = None, **asked: Any) -> dict[str, Any]:
+    """Return the settings of a run by the names of `Workbench.compare`, with the recipe's where none was asked for.
+
+    Raises:
+        CmrmError: as `Workbench.recipe`.
+    """
+    recipe = bench.recipe(method, offsets, **{name: asked.get(name) for name in _CHANGES})
+    chosen = {name: asked.get(name, default) for name, default in _OTHERS.items()}
+    return {"method": method, **{name: getattr(recipe, name) for name in _CHANGES}, **chosen}
+
+
+def origin(bench: Workbench, settings: dict[str, Any], offsets: Offsets | None = None) -> dict[str, Any]:
+    """Say what the offsets of a run were measured by, and on what."""
+    known = offsets or bench.offsets
+    sample, made = settings["method"] == "sample", known.origin
+    names = "the prompt" if sample else "the visitor's" if offsets else bench.anchors
+    measured = {name: settings[name] for name in ("estimator", "corruption")}
+    return {**measured, "anchors": names, "number": 1 if sample else made.anchors}
+
+
+def described(
+    bench: Workbench,
+    image: str | Path | None,
+    prompt: str,
+    rows: Sequence[Row],
+    offsets: Offsets | None = None,
+    **asked: Any,
+) -> dict[str, Any]:
+    """Return a finished run as JSON has it, its image file included.
+
+    Raises:
+        CmrmError: an image file that is gone.
+    """
+    settings, known = settled(bench, offsets=offsets, **asked), offsets or bench.offsets
+    # What is measured for a run is measured alike by who repeats it.
+    measured = (settings["estimator"], settings["corruption"]) != (known.origin.estimator, known.origin.corruption)
+    packages = ("torch", "transformers", "bitsandbytes")
+    return {
+        "format": FORMAT,
+        "model": asdict(bench.vlm.identity),
+        "prompt": prompt,
+        "image": None if image is None else _held(Path(image)),
+        "settings": settings,
+        "offsets": {
+            **origin(bench, settings, offsets),
+            "sha256": None if settings["method"] == "sample" or measured else _digest(known),
+        },
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        **{name: asdict(row) for name, row in zip(NAMES, rows, strict=False)},
+    }
+
+
+class Run:
+    """A run that `described` wrote."""
+
+    def __init__(self, content: dict[str, Any]):
+        self.content = content
+        self.prompt: str = content["prompt"]
+        self.settings: dict[str, Any] = content["settings"]
+        self.model = Identity(**content["model"])
+        self.texts = [content[name]["text"] for name in NAMES if name in content]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Run":
+        """Read a file.
+
+        Raises:
+            CmrmError: no such file, or one that holds no run.
+        """
+        try:
+            if Path(path).stat().st_size > MAX_BYTES:
+                raise ValueError("too large")
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError("another format")
+            run = cls(content)
+            if set(run.settings) != {"method", *_CHANGES, *_OTHERS}:
+                raise ValueError("other settings")
+            return run
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CmrmError(
+                f"{str(path)!r} is no run (missing, damaged or of another kind); give a file that the page's "
+                "Download or `python -m cmrm compare --json` made."
+            ) from error
+
+    @property
+    def image(self) -> Image.Image | None:
+        """Return the picture.
+
+        Raises:
+            CmrmError: a damaged one.
+        """
+        held = self.content["image"]
+        if held is None:
+            return None
+        try:
+            return open_image(BytesIO(base64.b64decode(held["base64"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CmrmError("The image in the run can't be read; download the run again.") from error
+
+    def differences(self, bench: Workbench) -> list[str]:
+        """Return a sentence for each thing that is not as it was."""
+        mine, theirs = asdict(self.model), asdict(bench.vlm.identity)
+        found = [
+            f"The {name} was {mine[name]!r} and is {theirs[name]!r}." for name in mine if mine[name] != theirs[name]
+        ]
+        if self.content["offsets"].get("sha256") not in (None, _digest(bench.offsets)):
+            found.append("The offsets are others; give those of the run by --offsets.")
+        for name, version in self.content["versions"].items():
+            now = importlib.metadata.version(name)
+            found += [f"The version of {name} was {version} and is {now}."] if now != version else []
+        return found
+
+
+def _digest(offsets: Offsets) -> str:
+    return hashlib.sha256(offsets.values.numpy().tobytes()).hexdigest()
+
+
+def _held(path: Path) -> dict[str, str]:
+    try:
+        return {"name": path.name, "base64": base64.b64encode(path.read_bytes()).decode()}
+    except OSError as error:
+        raise CmrmError("The image of this run is no longer kept; run it again.") from error
