@@ -30,6 +30,9 @@ def serve(
             help="Default: the first free from 7860.", envvar=["CMRM_PORT", "GRADIO_SERVER_PORT"], min=1, max=65535
         ),
     ] = None,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Also serve the endpoints as tools of an MCP server.", envvar="CMRM_MCP")
+    ] = False,
 ) -> None:
     """See what CMRM steering does to a vision-language model, side by side in the browser."""
     zero_gpu = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
@@ -47,7 +50,8 @@ def serve(
         bench = on_zero_gpu(bench, spaces.GPU)
     to_standard_error()
     page = build(bench)
-    launch(page, host or ("0.0.0.0" if "SPACE_ID" in os.environ else None), port, health=health(bench, page))
+    host = host or ("0.0.0.0" if "SPACE_ID" in os.environ else None)
+    launch(page, host, port, health=health(bench, page), mcp=mcp)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 BEAT = 0.5
 LONGEST = 120
+_NOTHING: dict[str, Any] = {"explain": "Waiting for the GPU ...", "extracting": (0, 0)}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class ZeroGpuWorkbench(Workbench):
-    """A workbench whose answers and explanations come from a worker: `task` is the decorated function."""
+    """A workbench whose model runs in a worker: `task` is the decorated function."""
 
     task: Callable[..., Iterator[Any]] | None = None
 
@@ -56,7 +57,7 @@ class ZeroGpuWorkbench(Workbench):
         return self._away("explain", image, prompt, **options)
 
     def extracting(self, anchors: Sequence[str], **options: Any) -> Generator[tuple[int, int] | Offsets]:
-        """Measure as `Workbench.extracting` does."""
+        """Measure as `Workbench.extracting` does; bad input is refused at the first step."""
         return self._away("extracting", anchors, **options)
 
     def _away(self, *arguments: Any, **options: Any) -> Generator[Any]:
@@ -87,7 +88,7 @@ def on_zero_gpu(bench: Workbench, gpu: Callable[..., Any], device: str = "cuda")
     bench.vlm.model.to(device)
 
     def task(name: str, *arguments: Any, **options: Any) -> Iterator[Any]:
-        nothing = {"explain": "Waiting for the GPU ...", "extracting": (0, 1)}.get(name, Step((Row(0.0), Row(0.0))))
+        nothing = _NOTHING.get(name, Step((Row(0.0), Row(0.0))))
         try:
             yield from beating(lambda: getattr(bench, name)(*arguments, **options), nothing)
         except CmrmError as error:

@@ -69,10 +69,10 @@ def workbench(name: str = "tiny", texts: tuple[str, str] | None = None) -> Workb
 
 
 @contextmanager
-def serving(bench: Workbench, pace: float = 0.01) -> Iterator[Served]:
+def serving(bench: Workbench, pace: float = 0.01, mcp: bool = False) -> Iterator[Served]:
     """Serve the page for the length of the block; each forward pass takes at least `pace` seconds."""
     blocks = build(bench)
-    served = Served(launch(blocks, block=False, health=health(bench, blocks)), bench.vlm, blocks)
+    served = Served(launch(blocks, block=False, health=health(bench, blocks), mcp=mcp), bench.vlm, blocks)
 
     def slow(*_: object) -> None:
         served.passes += 1

@@ -60,6 +60,7 @@ def test_gpu_time_is_asked_for_by_tokens_and_rows(facts):
     assert short < long < duration("sweep", None, "", (0.5,) * 8, max_new_tokens=500)
     assert duration("compare", None, "", max_new_tokens=10, method="sample") > short
     assert duration("explain", None, "", max_new_tokens=10) > short
+    assert short < duration("extracting", ["a cat"] * 512) <= LONGEST
     assert duration("sweep", None, "", (1.0,) * 60, max_new_tokens=2000) == LONGEST
     assert duration("compare", None, "", max_new_tokens="many") <= short
 

@@ -31,6 +31,13 @@ def explained(bench) -> str:
     return repr(found)
 
 
+def measured(bench) -> list:
+    *passes, offsets = bench.extracting(["a cat", "two dogs", "bake bread"])
+    done, total = passes[-1]
+    assert done == total
+    return offsets.values.tolist()
+
+
 def refused(bench, **changes) -> str:
     try:
         last(bench, Ask(**{**vars(ASKS[0]), **changes}))
@@ -42,7 +49,7 @@ def refused(bench, **changes) -> str:
 def main() -> dict:
     assert is_file_obj_with_meta(PICTURE)
     bench = serving.workbench()
-    alone = [*(last(bench, ask) for ask in ASKS), explained(bench)]
+    alone = [*(last(bench, ask) for ask in ASKS), explained(bench), measured(bench)]
     bench.states.clear()
     pace = {"seconds": 0.0}
     bench.vlm.model.register_forward_pre_hook(lambda *_: time.sleep(2 if "slow" in asked[-1] else pace["seconds"]))
@@ -60,7 +67,7 @@ def main() -> dict:
     fake_spaces.after = lambda: bench.vlm.hook_count
     hooks = bench.vlm.hook_count
     zero = on_zero_gpu(bench, fake_spaces.GPU, "cpu")
-    away = [*(last(zero, ask) for ask in ASKS), explained(zero)]
+    away = [*(last(zero, ask) for ask in ASKS), explained(zero), measured(zero)]
     sentences = [refused(zero, alpha=9), refused(zero, prompt=""), refused(zero, max_new_tokens="many")]
     sentences.append(refused(zero, prompt="explode"))
     try:
@@ -79,7 +86,7 @@ def main() -> dict:
     first = time.monotonic() - start
     stream.close()
     closed = time.monotonic() - start
-    again = [*(last(zero, ask) for ask in ASKS), explained(zero)]
+    again = [*(last(zero, ask) for ask in ASKS), explained(zero), measured(zero)]
     return {
         "alone": alone,
         "away": away,

@@ -1,6 +1,7 @@
 """The whole page: its tabs, its endpoints, and how it is served."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,17 @@ def launch(
     *,
     block: bool = True,
     health: Callable[[], dict[str, Any]] | None = None,
+    mcp: bool = False,
 ) -> str:
     """Serve the page and return its address; with `block`, only when the server has ended.
 
-    `health` answers `GET /health`.
+    `health` answers `GET /health`; with `mcp` the endpoints are tools of an MCP server at `/gradio_api/mcp/`.
 
     Raises:
-        CmrmError: the address can't be used.
+        CmrmError: the address can't be used, or MCP without the package that it needs.
     """
+    if mcp and find_spec("mcp") is None:
+        raise CmrmError(f'MCP needs a package that is not installed: pip install "gradio[mcp]=={gr.__version__}"')
     # Fonts of the visitor's own system: the page must work without a network.
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     theme = gr.themes.Soft(
@@ -85,6 +89,7 @@ def launch(
             state_session_capacity=SESSIONS,
             run_history=False,
             ssr_mode=False,
+            mcp_server=mcp,
             show_error=True,
         )
     except OSError as error:
