@@ -128,12 +128,12 @@ class Visitor:
 
     def drop(self, case: Case) -> str:
         """Break the connection without a word."""
-        settings = case.settings
-        data = [None, settings["prompt"], settings["alpha"], settings["method"], 200, 0, 0]
-        response = httpx.post(f"{self.url}/gradio_api/call/compare", json={"data": data}, timeout=PATIENCE)
+        url = f"{self.url}/gradio_api/call/v2/compare"
+        asked = {name: case.settings[name] for name in ("prompt", "alpha", "method")}
+        response = httpx.post(url, json={**asked, "max_new_tokens": 200}, timeout=PATIENCE)
         if response.status_code == 503:
             raise QueueError(response.text)
-        place = f"{self.url}/gradio_api/call/compare/{response.json()['event_id']}"
+        place = f"{url}/{response.json()['event_id']}"
         with suppress(httpx.TimeoutException), httpx.stream("GET", place, timeout=self.rng.random() * 3 + 0.1) as lines:
             next(lines.iter_lines(), None)
         return "dropped"

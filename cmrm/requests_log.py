@@ -24,7 +24,7 @@ def to_standard_error() -> None:
     _log.propagate = False
 
 
-def logged(request: str, steps: Iterator[T], **settings: Any) -> Iterator[T]:
+def logged(request: str, steps: Iterator[T], /, **settings: Any) -> Iterator[T]:
     """Pass on what a request streams, and log how it ended: done, stopped by its caller, refused or failed."""
     start, first, outcome = time.perf_counter(), None, "failed"
     rows: tuple[Row, ...] = ()

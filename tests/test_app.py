@@ -162,12 +162,12 @@ def refused(client: Client, expected: str, **changes) -> None:
 
 
 def test_nan_and_files_of_the_server_are_refused(served):
-    def post(*data) -> str:
-        body = json.dumps({"data": [*data, "dataset", 2, 0, 0]})  # json writes NaN, as other clients may
-        call = httpx.post(
-            f"{served.url}gradio_api/call/compare", content=body, headers={"Content-Type": "application/json"}
-        )
-        return httpx.get(f"{served.url}gradio_api/call/compare/{call.json()['event_id']}").text
+    url = f"{served.url}gradio_api/call/v2/compare"
+
+    def post(image: object, prompt: str, alpha: float) -> str:
+        body = json.dumps({"image": image, "prompt": prompt, "alpha": alpha})  # json writes NaN, as other clients may
+        call = httpx.post(url, content=body, headers={"Content-Type": "application/json"})
+        return httpx.get(f"{url}/{call.json()['event_id']}").text
 
     assert "alpha is nan" in post(None, "hi", float("nan"))
     assert "not uploaded" in post({"path": str(APP), "meta": {"_type": "gradio.FileData"}}, "hi", 1.0)
@@ -216,16 +216,16 @@ def test_explain_tells_what_is_wrong(client):
 
 
 LONG = {
-    "compare": [None, "What is this?", 1, "dataset", 450, 0, 0],
-    "sweep": [None, "What is this?", "0:1:0.5", "dataset", 450],
-    "explain": [None, "What is this?", 1, "dataset", 450],
+    "compare": {"prompt": "What is this?", "max_new_tokens": 450},
+    "sweep": {"prompt": "What is this?", "alphas": "0:1:0.5", "max_new_tokens": 450},
+    "explain": {"prompt": "What is this?", "max_new_tokens": 450},
 }
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_cancelled_request_frees_the_model(served, client, name):
     before = served.passes
-    job = client.submit(*LONG[name], api_name=f"/{name}")
+    job = client.submit(**LONG[name], api_name=f"/{name}")
     next(iter(job))
     job.cancel()
     assert served.idle()
@@ -236,8 +236,9 @@ def test_a_cancelled_request_frees_the_model(served, client, name):
 @pytest.mark.parametrize("name", LONG)
 def test_a_vanished_client_frees_the_model(served, client, name):
     before = served.passes
-    call = httpx.post(f"{served.url}gradio_api/call/{name}", json={"data": LONG[name]})
-    with httpx.stream("GET", f"{served.url}gradio_api/call/{name}/{call.json()['event_id']}") as stream:
+    url = f"{served.url}gradio_api/call/v2/{name}"
+    call = httpx.post(url, json=LONG[name])
+    with httpx.stream("GET", f"{url}/{call.json()['event_id']}") as stream:
         next(stream.iter_lines())
     assert served.idle()
     assert 0 < served.passes - before < 300

@@ -127,10 +127,10 @@ def test_no_link_and_no_neighbour_of_an_upload_is_served(server):
 def test_a_link_or_a_file_of_the_server_is_no_image(server, client):
     for path in ("/etc/passwd", str(ROOT / "app.py"), str(CIRCLE.parent.parent / "pocket" / "config.json")):
         call = httpx.post(
-            f"{server.url}/gradio_api/call/compare",
-            json={"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, "hi", 1, "dataset", 2, 0, 0]},
+            f"{server.url}/gradio_api/call/v2/compare",
+            json={"image": {"path": path, "meta": {"_type": "gradio.FileData"}}, "prompt": "hi"},
         ).json()
-        said = server.get(f"/gradio_api/call/compare/{call['event_id']}").text
+        said = server.get(f"/gradio_api/call/v2/compare/{call['event_id']}").text
         assert "event: error" in said
         assert "root:" not in said
     assert ask(client)[2]["done"]

@@ -237,8 +237,8 @@ def test_a_server_that_is_told_to_end_during_a_stream_ends_at_once(checkpoint, o
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as app:
         try:
             answered(f"http://127.0.0.1:{port}")
-            url = f"http://127.0.0.1:{port}/gradio_api/call/compare"
-            call = httpx.post(url, json={"data": [None, "What is this?", 1, "dataset", 450, 0, 0]}).json()
+            url = f"http://127.0.0.1:{port}/gradio_api/call/v2/compare"
+            call = httpx.post(url, json={"prompt": "What is this?", "max_new_tokens": 450}).json()
             with httpx.stream("GET", f"{url}/{call['event_id']}", timeout=20) as stream:
                 lines = stream.iter_lines()
                 while "generating" not in next(lines):

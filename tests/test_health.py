@@ -21,7 +21,7 @@ from cmrm.ui import Ask, answer, explanation
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
 
 PROMPT = "Zanzibar marmalade"
-LONG = [None, "What is this?", 1, "dataset", 450, 0, 0]
+LONG = {"prompt": "What is this?", "max_new_tokens": 450}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_health_says_what_is_served_and_that_nothing_is_left_behind(served):
 
 def submitted(served, count: int) -> list:
     clients = [Client(served.url, verbose=False) for _ in range(count)]
-    return [(client, client.submit(*LONG, api_name="/compare")) for client in clients]
+    return [(client, client.submit(**LONG, api_name="/compare")) for client in clients]
 
 
 def test_a_full_queue_refuses_at_once_and_goes_on(served):
@@ -91,7 +91,7 @@ def test_a_full_queue_refuses_at_once_and_goes_on(served):
 def click(served) -> list:
     """What a click on Run brings before its turn."""
     begin = next(one.fn for one in served.blocks.fns.values() if one.name == "begin")
-    return begin(View(False), "dataset", 1.0, 0.0, 0, SimpleNamespace(target=None))
+    return begin(View(False), False, PROMPT, "dataset", 1.0, 0.0, 0, "none", SimpleNamespace(target=None))
 
 
 def test_a_visitor_is_told_the_place_in_the_queue(served):

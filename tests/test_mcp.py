@@ -59,14 +59,14 @@ def call(ask):
 
 def test_tools_are_the_endpoints_and_say_what_they_take_and_return(ask):
     tools = {tool.name: tool for tool in ask(lambda session: session.list_tools()).tools}
-    assert set(tools) == {"compare", "sweep", "explain"}
+    assert set(tools) == {"compare", "sweep", "explain", "extract", "inspect"}
     for tool in tools.values():
         assert "CMRM" in tool.description or "steering" in tool.description
         assert "Returns: " in tool.description
         assert all(parameter["description"] for parameter in tool.inputSchema["properties"].values())
-        assert not tool.inputSchema.get("required")
+        assert tool.inputSchema.get("required", []) == {"extract": ["anchors"], "inspect": ["file"]}.get(tool.name, [])
     parameters = tools["compare"].inputSchema["properties"]
-    assert list(parameters) == ["image", "prompt", "alpha", "method", "max_new_tokens", "temperature", "seed"]
+    assert list(parameters)[:7] == ["image", "prompt", "alpha", "method", "max_new_tokens", "temperature", "seed"]
     assert parameters["image"]["type"] == "string"
     assert parameters["method"]["enum"] == ["dataset", "sample"]
 

@@ -9,10 +9,11 @@ from gradio.utils import get_function_description
 from ..comparison import Row, Step
 from ..offsets import Offsets
 from ..offsets_file import OffsetsFile
+from ..options import Method
 from ..runs import NAMES, origin, settled
 from ..workbench import Workbench
 from .anchors import kept
-from .asking import LENGTH, Ask, answer, explanation, measurement, named, parsed_range, uploaded, whole
+from .asking import LENGTH, Ask, answer, explanation, measurement, named, parsed_range, uploaded
 from .events import IN_TURN, ONE_AT_A_TIME, refusing
 
 
