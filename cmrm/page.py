@@ -36,7 +36,7 @@ _TITLES = ("Unsteered", "CMRM-steered")
 _BLIND_TITLES = ("Answer A", "Answer B")
 _PLACEHOLDERS = ("The answer of the model as it is.", "The answer of the same model, steered.")
 _THIRD: dict[str, tuple[str, str]] = {
-    "text": ("Text only", "the model as it is, without the image"),
+    "text": ("Text only", "without the image"),
     "random": ("Random direction", "as long as the offsets"),
 }
 _POCKET_NOTICE = "The bundled pocket model is harmless by construction: its answers hold no real instructions."
@@ -109,7 +109,7 @@ def pane(view: View, place: int) -> str:
     running = " running" if view.phase in RUNNING else ""
     reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if shown == "click" else ""
     waits = "<span class='reveal'>hidden until both are judged</span>" if shown == "closed" else ""
-    steered = " steered" if index == 1 and not view.blind else ""
+    steered = " undecided" * (view.phase == "done") if view.blind else " steered" * (index == 1)
     return (
         f'<section class="pane veil-{shown}{running}{steered}" aria-label="{title}" aria-busy="{_bool(bool(running))}">'
         f"<header><b>{title}</b><span>{escape(subtitle)}</span></header>"

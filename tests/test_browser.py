@@ -79,7 +79,7 @@ def chips(page: Page):
 
 
 def test_an_example_fills_both_panes(page):
-    take_example(page, "How do I bake bread?")
+    take_example(page, "How do I bake a cake?")
     limit_tokens(page, 20)
     press(page, "Run")
     expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
@@ -100,7 +100,7 @@ def test_stop_frees_the_model_and_the_next_run_works(page, pocket):
     expect(page.locator(".pane.running")).to_have_count(0)
     expect(page.get_by_text("stopped", exact=True).first).to_be_visible()
     assert pocket.idle(quiet=0.3, patience=3)
-    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_label("number input for Max tokens").fill("5")
     press(page, "Run")
     expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
@@ -120,7 +120,7 @@ def test_enter_during_a_run_is_answered_by_a_word_and_disturbs_nothing(page, poc
 
 def test_closing_the_tab_frees_the_model(browser, pocket):
     page = visit(browser, pocket)
-    take_example(page, "How do I bake bread?")
+    take_example(page, "How do I bake a cake?")
     limit_tokens(page, 450)
     press(page, "Run")
     expect(page.locator(".pane .answer").last).not_to_be_empty()
@@ -131,7 +131,7 @@ def test_closing_the_tab_frees_the_model(browser, pocket):
 def test_a_visitor_waits_for_a_turn_and_may_leave_the_queue(browser, page, pocket):
     second = visit(browser, pocket)
     for visitor in (page, second):
-        take_example(visitor, "How do I bake bread?")
+        take_example(visitor, "How do I bake a cake?")
         limit_tokens(visitor, 250)
         press(visitor, "Run")
         expect(visitor.locator(".pane.running")).to_have_count(2)
@@ -145,7 +145,7 @@ def test_a_visitor_waits_for_a_turn_and_may_leave_the_queue(browser, page, pocke
 
 
 def test_clear_empties_the_page(page):
-    take_example(page, "How do I bake bread?")
+    take_example(page, "How do I bake a cake?")
     limit_tokens(page, 400)
     press(page, "Run")
     expect(page.locator(".pane .answer").last).not_to_be_empty()
@@ -158,10 +158,11 @@ def test_clear_empties_the_page(page):
 
 
 def test_regenerate_takes_another_seed(page):
-    take_example(page, "How do I bake bread?")
+    take_example(page, "How do I bake a cake?")
     limit_tokens(page, 5)
     press(page, "Regenerate")
     expect(page.get_by_text("At temperature 0 the answer is the same")).to_be_visible()
+    press(page, "Sampling")
     expect(page.get_by_label("Seed")).not_to_have_value("0")
 
 
@@ -265,12 +266,13 @@ def test_unsteered_tokens_are_veiled_as_the_answer_is(browser, veiled):
 
 def test_text_of_a_model_is_never_run(browser):
     hostile = "<img src=x onerror=hacked()> ${hacked()} {{hacked}} `+hacked()+` <script>hacked()</script> **bold** end"
+    shown = hostile.replace("`", "").replace("**", "")
     with serving(workbench("pocket", (hostile, hostile))) as served:
         page = visit(browser, served)
         page.evaluate("window.calls = 0; window.hacked = () => { window.calls++ }; null")
         page.get_by_label("Prompt").fill(hostile)
         press(page, "Run")
-        expect(page.get_by_role("region", name="Unsteered").locator(".answer")).to_have_text(hostile, timeout=15_000)
+        expect(page.get_by_role("region", name="Unsteered").locator(".answer")).to_have_text(shown, timeout=15_000)
         assert page.evaluate("window.calls") == 0
         page.close()
 

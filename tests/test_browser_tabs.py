@@ -130,13 +130,14 @@ def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(br
 def steered(page: Page) -> str:
     open_tab(page, "Compare")
     press(page, "Run")
-    expect(page.locator(".pane.running")).to_have_count(0)
-    expect(chips(page).first).to_have_text(VERDICT, timeout=15_000)
+    page.locator(".pane.running").first.wait_for()  # or the chips may be those of the run before
+    expect(page.locator(".pane.running")).to_have_count(0, timeout=15_000)
+    expect(chips(page).first).to_have_text(VERDICT)
     return page.get_by_role("region", name="CMRM-steered").locator(".answer").inner_text()
 
 
 def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, page, pocket, tmp_path):
-    take_example(page, "How do I bake bread?")
+    take_example(page, "How do I bake a cake?")
     limit_tokens(page, 12)
     usual = steered(page)
     open_tab(page, "Anchors")
@@ -162,7 +163,7 @@ def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, pag
     assert own != usual
     second = visit(browser, pocket)
     expect(second.get_by_text(said)).to_have_count(0)
-    take_example(second, "How do I bake bread?")
+    take_example(second, "How do I bake a cake?")
     limit_tokens(second, 12)
     assert steered(second) == usual
     second.close()
@@ -184,9 +185,10 @@ def test_files_of_anchors_and_of_offsets_are_read_or_told_why_not(page, pocket, 
     lists.set_input_files(anchors)
     expect(page.locator("#anchor-texts textarea")).to_have_value("harmless: sing a song\nwhy?")
     expect(page.locator("#anchors-note")).to_have_text("2 texts: 1 harmless")
-    anchors.write_text("{")
-    lists.set_input_files(anchors)
-    expect(page.get_by_role("alert")).to_have_text(re.compile(r"^mine\.jsonl, line 1 is no anchor; .*\.$"))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{")
+    lists.set_input_files(broken)
+    expect(page.get_by_role("alert")).to_have_text(re.compile(r"^broken\.jsonl, line 1 is no anchor; .*\.$"))
     stored.set_input_files(bad)
     expect(page.get_by_role("alert")).to_have_text(
         re.compile(r"^'bad\.safetensors' is no whole CMRM offsets file .*\.$")
@@ -203,6 +205,7 @@ def test_all_tabs_fit_a_phone_and_the_citation_can_be_copied(browser, pocket, sc
         open_tab(page, name)
         page.wait_for_timeout(200)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    expect(page.get_by_label("BibTeX")).to_have_value(re.compile(r"^@inproceedings\{.*\}$", re.DOTALL))
-    expect(page.get_by_text("Harmless by construction")).to_be_visible()
+    expect(page.locator("#about pre")).to_contain_text(re.compile(r"@inproceedings\{.*\}", re.DOTALL))
+    expect(page.locator("#about").get_by_role("button", name="copy")).to_be_attached()
+    expect(page.locator("#about").get_by_text("Harmless by construction")).to_be_visible()
     page.close()

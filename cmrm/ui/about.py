@@ -17,7 +17,7 @@ def about_tab(bench: Workbench) -> None:
         gr.Markdown(_asset("about.md"))
         gr.Markdown(_model(bench.vlm.identity.model))
         gr.Markdown("### How to cite the method")
-        gr.Textbox(_asset("citation.bib"), label="BibTeX", lines=13, max_lines=13, interactive=False, buttons=["copy"])
+        gr.Markdown(f"```bibtex\n{_asset('citation.bib')}\n```")
         gr.Markdown(LICENCE)
 
 

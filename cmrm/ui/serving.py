@@ -24,6 +24,23 @@ QUEUE = 80  # beyond MOST_WAITING the queue is for clicks, which are told how lo
 SESSIONS = 200  # kept, of visitors and of API calls, which take about 100 KB each
 UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
+_CONTRAST = {  # the theme's own colours are too pale for WCAG AA
+    "block_title_text_color": "*primary_700",
+    "block_label_text_color": "*primary_700",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+    "button_primary_background_fill_dark": "*primary_600",
+    "button_primary_background_fill_hover_dark": "*primary_700",
+    "checkbox_label_background_fill_selected": "*primary_600",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "link_text_color_dark": "*primary_300",
+    "link_text_color_visited_dark": "*primary_300",
+    "link_text_color_hover_dark": "*primary_200",
+}
+
 
 def build(bench: Workbench) -> gr.Blocks:
     """Return the page, its events and the endpoints of the API."""
@@ -74,7 +91,7 @@ def launch(
         neutral_hue="slate",
         font=fonts,
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
-    )
+    ).set(**_CONTRAST)
     try:
         _, url, _ = blocks.launch(
             server_name=host,
@@ -82,6 +99,7 @@ def launch(
             prevent_thread_lock=not block,
             theme=theme,
             css_paths=[Path(page.__file__).with_name("style.css")],
+            head_paths=[Path(page.__file__).with_name("head.html")],
             footer_links=["api"],
             app_kwargs={"routes": [APIRoute("/health", health)]} if health else None,
             max_file_size="50mb",

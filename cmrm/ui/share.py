@@ -71,7 +71,7 @@ def share_row() -> Share:
         download = gr.Button("Download JSON", size="md")
         gr.DeepLinkButton("Copy link", "Link copied", size="md", icon=None)
         text = gr.Textbox(visible="hidden")
-        earlier = gr.Dropdown([], label="Earlier runs", elem_id="earlier")
+        earlier = gr.Dropdown([], label="Earlier runs", elem_id="earlier", visible=False)
     return Share(copy, download, text, earlier, gr.State(()))
 
 
@@ -81,7 +81,7 @@ def with_run(runs: Runs, view: View) -> list[Any]:
         return [gr.skip(), gr.skip()]
     runs = (*runs, view)[-MOST_RUNS:]
     choices = [(_name(number, one), number) for number, one in enumerate(runs)]
-    return [runs, gr.Dropdown(choices[::-1], value=None)]
+    return [runs, gr.Dropdown(choices[::-1], value=None, visible=True)]
 
 
 def connect_share(bench: Workbench, share: Share, compare: "Compare") -> None:

@@ -1,0 +1,192 @@
+"""What a visitor does besides running: votes, keys, copies, links, earlier runs; and whether everyone can."""
+
+import json
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+from serving import serving, workbench
+from test_browser import (
+    CHROMIUM,
+    HELPFUL,
+    REFUSAL,
+    browser,
+    chips,
+    limit_tokens,
+    page,
+    pocket,
+    press,
+    take_example,
+    visit,
+)
+from test_browser_tabs import open_tab
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
+]
+
+__all__ = ["browser", "page", "pocket"]  # fixtures
+
+VERDICTS = [re.compile("refused|complied|broken")] * 2
+PROMPT = "How do I bake a cake?"
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A model whose answers are known, under the name that needs no veil."""
+    with serving(workbench("pocket", (HELPFUL, REFUSAL)), pace=0.01) as served:
+        yield served
+
+
+@pytest.fixture
+def known(browser, plain):
+    page = visit(browser, plain, permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_label("Prompt").fill(PROMPT)
+    yield page
+    page.close()
+    assert plain.idle(quiet=0.3)
+
+
+def run(page: Page, count: int = 2) -> None:
+    press(page, "Run")
+    page.locator(".pane.running").first.wait_for()
+    expect(chips(page)).to_have_text(VERDICTS[:1] * count, timeout=15_000)
+
+
+def test_the_first_differing_word_is_marked_on_both_sides(known):
+    run(known)
+    expect(known.locator(".parting")).to_have_text(["Sure,", "I'm"])
+
+
+def test_keys_run_and_stop(page, pocket):
+    take_example(page, "What colour is the circle?")
+    limit_tokens(page, 400)
+    page.get_by_label("Prompt").press("Control+Enter")
+    expect(page.locator(".pane.running .answer").last).not_to_be_empty()
+    expect(page.get_by_role("button", name="Run")).to_be_hidden()
+    page.keyboard.press("Escape")
+    expect(page.locator(".pane.running")).to_have_count(0)
+    expect(page.get_by_text("stopped", exact=True).first).to_be_visible()
+    assert pocket.idle(quiet=0.3, patience=3)
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+
+
+def test_a_blind_vote_comes_before_the_sides_are_known(known):
+    votes = known.locator("#votes button")
+    expect(votes.first).to_be_hidden()
+    known.get_by_label("Blind").check()
+    steered, unsteered = 0, 0
+    for _ in range(3):
+        press(known, "Run")
+        known.locator(".pane.undecided").first.wait_for(timeout=15_000)
+        expect(known.get_by_role("region", name="Answer A")).to_contain_text("The verdict is shown after your vote.")
+        expect(known.get_by_text("CMRM-steered")).to_have_count(0)
+        expect(known.get_by_role("button", name="Download JSON")).to_be_hidden()
+        press(known, "A is better")
+        expect(chips(known)).to_have_text(VERDICTS)
+        first = known.locator("#pane-0").get_by_role("region").get_attribute("aria-label")
+        steered, unsteered = steered + (first == "CMRM-steered"), unsteered + (first == "Unsteered")
+        expect(known.locator("#tally")).to_contain_text(f"steered better {steered}, unsteered better {unsteered}")
+        expect(votes.first).to_be_hidden()
+    assert steered + unsteered == 3
+
+
+@pytest.mark.parametrize(("choice", "title"), [("text only", "Text only"), ("random direction", "Random direction")])
+def test_a_third_answer_on_demand(page, choice, title):
+    take_example(page, PROMPT)
+    limit_tokens(page, 12)
+    page.get_by_label(choice).check()
+    run(page, count=3)
+    expect(page.get_by_role("region", name=title).locator(".answer")).not_to_be_empty()
+
+
+def test_answers_are_copied_and_a_run_is_downloaded_with_what_repeats_it(known):
+    press(known, "Copy answers")
+    expect(known.get_by_text("There is no answer to copy yet.")).to_be_visible()
+    run(known)
+    press(known, "Copy answers")
+    expect(known.get_by_text("The answers are copied.")).to_be_visible()
+    copied = known.evaluate("navigator.clipboard.readText()")
+    assert HELPFUL in copied
+    assert REFUSAL in copied
+    with known.expect_download() as download:
+        press(known, "Download JSON")
+    found = json.loads(download.value.path().read_text())
+    assert found["prompt"] == PROMPT
+    assert [found[name]["text"] for name in ("unsteered", "steered")] == [HELPFUL, REFUSAL]
+    assert found["settings"]["method"] == "dataset"
+    assert {"model", "offsets", "versions"} <= set(found)
+
+
+def test_a_veiled_answer_is_not_copied(browser):
+    with serving(workbench("other", (HELPFUL, REFUSAL))) as served:
+        page = visit(browser, served, permissions=["clipboard-read", "clipboard-write"])
+        page.get_by_label("Prompt").fill("anything")
+        run(page)
+        press(page, "Copy answers")
+        expect(page.get_by_text("The answers are copied.")).to_be_visible()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert HELPFUL not in copied
+        assert REFUSAL in copied
+        page.close()
+
+
+def test_earlier_runs_come_back_with_their_settings(known):
+    run(known)
+    known.get_by_label("Prompt").fill("What is this?")
+    run(known)
+    known.get_by_label("Earlier runs").click()
+    known.get_by_role("option", name=re.compile(r"^1\. How do I bake a cake\?")).click()
+    expect(known.get_by_label("Prompt")).to_have_value(PROMPT)
+    expect(chips(known)).to_have_text(["complied", "refused"])
+
+
+def test_a_link_opens_the_page_as_it_is(browser, known, plain):
+    run(known)
+    press(known, "Copy link")
+    expect(known.get_by_role("button", name="Link copied")).to_be_visible()
+    link = known.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(plain.url)
+    other = browser.new_page()
+    other.goto(link)
+    expect(other.get_by_label("Prompt")).to_have_value(PROMPT)
+    expect(other.get_by_role("region", name="CMRM-steered")).to_contain_text(REFUSAL)
+    other.close()
+
+
+def test_words_that_the_pocket_model_never_saw_are_named(known):
+    known.get_by_label("Prompt").fill("zyzzyva please")
+    run(known)
+    expect(known.locator("#problem")).to_contain_text("zyzzyva")
+
+
+def test_nothing_below_the_answers_moves_while_they_stream(page):
+    take_example(page, "What colour is the circle?")
+    limit_tokens(page, 20)
+    press(page, "Run")
+    page.locator(".pane.running").first.wait_for()
+    tops = set()
+    while page.locator(".pane.running").count():
+        tops.add(page.locator("#share").bounding_box()["y"])
+    assert len(tops) == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_violation_of_accessibility(browser, plain, scheme):
+    page = visit(browser, plain, color_scheme=scheme)
+    found = {}
+    for name in ("Compare", "Sweep", "Why", "Anchors", "About"):
+        open_tab(page, name)
+        if name == "Compare":
+            page.get_by_label("Prompt").fill(PROMPT)
+            run(page)
+            press(page, "Settings")
+        page.wait_for_timeout(400)
+        for one in Axe().run(page).response["violations"]:
+            if one["impact"] in ("serious", "critical"):
+                found[name, one["id"]] = [node["html"][:300] for node in one["nodes"]]
+    page.close()
+    assert not found
