@@ -70,8 +70,12 @@ def take_example(page: Page, prompt: str) -> None:
 
 def limit_tokens(page: Page, count: int) -> None:
     press(page, "Settings")
-    page.get_by_label("number input for Max tokens").fill(str(count))
-    page.get_by_label("number input for Max tokens").press("Enter")
+    number = page.get_by_label("number input for Max tokens")
+    expect(number).to_be_visible()
+    page.wait_for_timeout(300)  # the accordion is still opening
+    number.fill(str(count))
+    number.press("Enter")
+    expect(number).to_have_value(str(count))
 
 
 def chips(page: Page):
