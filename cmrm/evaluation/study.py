@@ -111,7 +111,8 @@ class _Batch:
         failed = {key: error for key, error in shown.items() if isinstance(error, CmrmError)}
         if failed and self.study.strict:
             key, error = next(iter(failed.items()))
-            raise CmrmError(f"Record {key!r} under {condition.name!r}: {error}")
+            reason = str(error).removeprefix(f"Record {key!r}: ")
+            raise CmrmError(f"Record {key!r} under {condition.name!r}: {reason}")
         good = [record for record in records if record.id not in failed]
         inputs = [one for one in shown.values() if not isinstance(one, CmrmError)]
         made = [Entry(condition.name, key, _label(records, key), error=str(error)) for key, error in failed.items()]
