@@ -1,32 +1,22 @@
 """`python -m benchmarks`: the cost of comparing, as ratios to one stock answer of the same run."""
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .lines import Line
+from .page import measured
+
 REPEATS = 7
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row of the table: a ratio, its bound, and what it is a ratio of."""
-
-    name: str
-    ratio: float
-    must: float | None
-    of: str
-
-    def __str__(self) -> str:
-        bound = "" if self.must is None else f"<= {self.must:.2f}"
-        return f"| {self.name} | {self.ratio:.2f} | {bound} | {self.of} |"
 
 
 def main(
@@ -41,6 +31,7 @@ def main(
             say("building the model ...")
             run("build", home)
         lines = [*timed(home, repeats), memory(home)]
+        lines += measured(repeats, say) if shutil.which("chromium") else []
         seconds = start_up(home)
     if as_json:
         print(json.dumps({"lines": [asdict(line) for line in lines], "seconds": seconds}, indent=2))
