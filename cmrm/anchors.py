@@ -96,8 +96,10 @@ def _anchor(line: str, where: str, is_json: bool) -> tuple[str, str]:
     try:
         entry = json.loads(line)
         text, group = entry["text"], entry.get("group", "")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CmrmError(f'{where} is no anchor; write {{"text": ..., "group": ...}}.') from error
     if not isinstance(text, str) or not text.strip():
         raise CmrmError(f"{where} has no text; write a short request there.")
+    if re.search("[\ud800-\udfff]", f"{text}{group}"):
+        raise CmrmError(f"{where} holds half a character (a lone surrogate); remove it.")
     return text, str(group)

@@ -54,7 +54,8 @@ class View:
     `veiled` says whether the model's unsteered answers are to be hidden at first, and `label` how the
     steered side is steered; `ask` is what was asked. While it is `blind`, no pane says whose answer it
     shows; `order` are the rows of the first two panes. `third` is the kind of row 2, and `unknown` are
-    words of the prompt that the model never saw.
+    words of the prompt that the model never saw. Below `strength` a steered answer is hidden as an
+    unsteered one. A `complete` run is done once its stream has ended, so that no other can begin before.
     """
 
     veiled: bool
@@ -68,16 +69,20 @@ class View:
     order: tuple[int, int] = (0, 1)
     third: Third = "none"
     unknown: tuple[str, ...] = ()
+    strength: float = 0.0
+    complete: bool = False
 
     def after(self, step: Step) -> "View":
         """Return the view once `step` has arrived."""
         if step.note:
             return replace(self, note=step.note)
-        return replace(self, phase="done" if step.done else "answering", rows=step.rows)
+        return replace(self, phase="answering", rows=step.rows, complete=step.done)
 
-    def stopped(self) -> "View":
-        """Return the view of a run that the visitor ended; what is there of the answers stays."""
-        return replace(self, phase="stopped", blind=False) if self.phase in RUNNING else self
+    def settled(self) -> "View":
+        """Return the view once the stream has ended; of a run that was stopped, what is there of the answers stays."""
+        if self.phase not in RUNNING:
+            return self
+        return replace(self, phase="done") if self.complete else replace(self, phase="stopped", blind=False)
 
     def failed(self, sentence: str) -> "View":
         """Return the view of a run that could not go on, and why."""
@@ -90,7 +95,7 @@ class View:
 
 def veil(view: View, row: int = 0) -> Veil:
     """Say how an answer is shown: open, blurred (closed), or blurred behind a click; blindly both sides alike."""
-    if not view.veiled or not view.rows or (row == 1 and not view.blind):
+    if not view.veiled or not view.rows or (row == 1 and not view.blind and view.rows[1].alpha >= view.strength):
         return "open"
     if view.phase in RUNNING:
         return "closed"
@@ -176,7 +181,7 @@ def steering_label(method: Any, alpha: Any) -> str:
 
 
 def note(text: str, *, running: bool = False) -> str:
-    """Return the HTML of a sentence on what goes on in the Why tab."""
+    """Return the HTML of a sentence on what goes on."""
     return f'<p class="hint{" running" * running}" role="status">{escape(text)}</p>' if text else ""
 
 

@@ -22,6 +22,7 @@ from .workbench import Workbench
 FORMAT = 1
 NAMES = ("unsteered", "steered", "third")
 MAX_BYTES = 128 << 20
+PACKAGES = ("torch", "transformers", "bitsandbytes")
 
 _CHANGES = ("alpha", "estimator", "corruption", "layers", "positions", "steps")
 _OTHERS = {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": 0, "third": "none"}
@@ -63,7 +64,6 @@ def described(
     settings, known = settled(bench, offsets=offsets, **asked), offsets or bench.offsets
     # What is measured for a run is measured alike by who repeats it.
     measured = (settings["estimator"], settings["corruption"]) != (known.origin.estimator, known.origin.corruption)
-    packages = ("torch", "transformers", "bitsandbytes")
     return {
         "format": FORMAT,
         "model": asdict(bench.vlm.identity),
@@ -74,7 +74,7 @@ def described(
             **origin(bench, settings, offsets),
             "sha256": None if settings["method"] == "sample" or measured else _digest(known),
         },
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         **{name: asdict(row) for name, row in zip(NAMES, rows, strict=False)},
     }
 
@@ -103,10 +103,11 @@ class Run:
             if content["format"] != FORMAT:
                 raise ValueError("another format")
             run = cls(content)
-            if set(run.settings) != {"method", *_CHANGES, *_OTHERS}:
+            if set(run.settings) != {"method", *_CHANGES, *_OTHERS} or set(content["versions"]) != set(PACKAGES):
                 raise ValueError("other settings")
+            content["image"], content["offsets"].get("sha256")
             return run
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CmrmError(
                 f"{str(path)!r} is no run (missing, damaged or of another kind); give a file that the page's "
                 "Download or `python -m cmrm compare --json` made."

@@ -139,7 +139,7 @@ def test_earlier_runs_come_back_with_their_settings(known):
     known.get_by_label("Prompt").fill("What is this?")
     run(known)
     known.get_by_label("Earlier runs").click()
-    known.get_by_role("option", name=re.compile(r"^1\. How do I bake a cake\?")).click()
+    known.get_by_role("option", name=re.compile(r"^1\. dataset-level")).click()
     expect(known.get_by_label("Prompt")).to_have_value(PROMPT)
     expect(chips(known)).to_have_text(["complied", "refused"])
 
@@ -152,6 +152,7 @@ def test_a_link_opens_the_page_as_it_is(browser, known, plain):
     assert link.startswith(plain.url)
     other = browser.new_page()
     other.goto(link)
+    expect(other.get_by_label("Earlier runs")).to_be_hidden()
     expect(other.get_by_label("Prompt")).to_have_value(PROMPT)
     expect(other.get_by_role("region", name="CMRM-steered")).to_contain_text(REFUSAL)
     other.close()

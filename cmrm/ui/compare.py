@@ -15,6 +15,7 @@ from ..options import MAX_ALPHA, METHODS, Corruption, Estimator, Positions, Step
 from ..page import METHOD_NAMES, RUNNING, View, steering_label
 from ..paths import ASSETS
 from ..pocket.vocabulary import unknown_words
+from ..prompts import MAX_CHARACTERS
 from ..workbench import Workbench
 from .asking import LENGTH, Ask, answer
 from .blind import Tally, Vote, Votes, vote_row, voted
@@ -106,7 +107,7 @@ def compare_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> Compare:
                         gr.Examples(samples, [parts.image, parts.prompt], label=label, api_visibility="private")
     _connect(bench, parts, blocks, own, share)
     _connect_votes(parts, votes, share)
-    connect_share(bench, share, parts)
+    connect_share(bench, share, parts, blocks)
     return parts
 
 
@@ -205,8 +206,11 @@ def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own, shar
 
     def stream(view: View, offsets: Offsets | None, *settings: Any) -> Iterator[list[Any]]:
         ask = replace(Ask(*settings), third=view.third, offsets=offsets)
-        view = replace(view, phase="reading", note=_reading(ask), ask=ask)
         with refusing():
+            own = ", own offsets" * (offsets is not None and ask.method == "dataset")
+            recipe = bench.recipes.get(ask.method)
+            view = replace(view, phase="reading", note=_reading(ask), ask=ask, label=view.label + own)
+            view = replace(view, strength=recipe.alpha if recipe else 0.0)
             yield page.frame(view)
             try:
                 for step in answer(bench, ask):
@@ -219,7 +223,7 @@ def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own, shar
         return [None, "", *page.frame(View(veiled, steering_label(method, alpha)))]
 
     def settled(view: View, runs: Runs) -> list[Any]:
-        return [*page.frame(view.stopped()), *with_run(runs, view)]
+        return [*page.frame(view.settled()), *with_run(runs, view.settled())]
 
     begun = gr.on(
         [parts.run.click, parts.prompt.submit, parts.again.click],
@@ -272,7 +276,7 @@ def _connect_votes(parts: Compare, votes: Votes, share: Share) -> None:
 
 
 def _unknown(bench: Workbench, prompt: Any) -> tuple[str, ...]:
-    if bench.vlm.identity.model != "pocket" or not isinstance(prompt, str):
+    if bench.vlm.identity.model != "pocket" or not isinstance(prompt, str) or len(prompt) > MAX_CHARACTERS:
         return ()
     return unknown_words(prompt, bench.vlm.tokenizer)
 

@@ -32,13 +32,15 @@ class Own:
         return [self.offsets, self.bar, self.note]
 
 
-def own_bar() -> Own:
+def own_bar(blocks: gr.Blocks) -> Own:
     """Lay out the bar, which is hidden while the model's own offsets are in use."""
     with gr.Row(visible=False, elem_id="own") as bar:
         note = gr.HTML("")
         back = gr.Button("Back to the model's own", size="sm", scale=0, min_width=200)
     own = Own(gr.State(None), bar, note)
     back.click(lambda: own.using(None), None, own.outputs, queue=False, **HIDDEN)
+    # A page that is opened by a link looks as the one it was made on, but has no offsets of its own.
+    blocks.load(own.using, own.offsets, own.outputs, queue=False, **HIDDEN)
     return own
 
 

@@ -48,14 +48,14 @@ def build(bench: Workbench) -> gr.Blocks:
         title="CMRM, side by side", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
     ) as blocks:
         gr.Markdown(page.INTRO, elem_id="intro")
-        own = own_bar()
+        own = own_bar(blocks)
         with gr.Tabs():
             with gr.Tab("Compare"):
                 compare = compare_tab(bench, blocks, own)
             with gr.Tab("Sweep"):
                 sweep_tab(bench, blocks, compare, own)
             with gr.Tab("Why"):
-                why_tab(bench, compare)
+                why_tab(bench, blocks, compare)
             with gr.Tab("Anchors"):
                 anchors_tab(bench, blocks, own)
             with gr.Tab("About"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from .. import page
-from ..page import RUNNING, View, steering_label
+from ..page import RUNNING, View
 from ..runs import described
 from ..workbench import Workbench
 from .asking import Ask, uploaded
@@ -31,9 +31,12 @@ _COPY = """async () => {
         return `${title.innerText} (${subtitle.innerText})\\n${hidden ? '(hidden)' : answer.innerText}`;
     });
     if (!said.length) return 'There is no answer to copy yet.';
-    if (!navigator.clipboard) return 'This browser copies on pages of https and localhost only.';
-    await navigator.clipboard.writeText(said.join('\\n\\n'));
-    return 'The answers are copied.';
+    try {
+        await navigator.clipboard.writeText(said.join('\\n\\n'));
+        return 'The answers are copied.';
+    } catch {
+        return 'The browser did not allow copying, which it does on pages of https and localhost only.';
+    }
 }"""
 
 _SAVE = """(text) => {
@@ -69,7 +72,7 @@ def share_row() -> Share:
     with gr.Row(elem_id="share"):
         copy = gr.Button("Copy answers", size="md")
         download = gr.Button("Download JSON", size="md")
-        gr.DeepLinkButton("Copy link", "Link copied", size="md", icon=None)
+        gr.DeepLinkButton("Copy link", "Link copied", size="md", icon=None, elem_id="link")
         text = gr.Textbox(visible="hidden")
         earlier = gr.Dropdown([], label="Earlier runs", elem_id="earlier", visible=False)
     return Share(copy, download, text, earlier, gr.State(()))
@@ -84,7 +87,7 @@ def with_run(runs: Runs, view: View) -> list[Any]:
     return [runs, gr.Dropdown(choices[::-1], value=None, visible=True)]
 
 
-def connect_share(bench: Workbench, share: Share, compare: "Compare") -> None:
+def connect_share(bench: Workbench, share: Share, compare: "Compare", blocks: gr.Blocks) -> None:
     """Connect the row's events."""
 
     def written(view: View) -> str:
@@ -102,9 +105,11 @@ def connect_share(bench: Workbench, share: Share, compare: "Compare") -> None:
         return [*_inputs(runs[number].ask), *page.frame(runs[number])]
 
     share.copy.click(lambda said: gr.Info(said), share.text, None, js=_COPY, **IN_TURN, **HIDDEN)
+    # The server forgets what it wrote, or a link would hand it on, as it does all that the components hold.
     share.download.click(written, compare.view, share.text, **IN_TURN, **HIDDEN).then(
-        None, share.text, share.text, js=_SAVE, **HIDDEN
+        lambda _: "", share.text, share.text, js=_SAVE, **IN_TURN, **HIDDEN
     )
+    blocks.load(lambda runs: gr.Dropdown(visible=bool(runs)), share.runs, share.earlier, queue=False, **HIDDEN)
     outputs = [*compare.settings, *compare.frame]
     share.earlier.input(
         restored, [compare.view, share.runs, share.earlier], outputs, preprocess=False, **IN_TURN, **HIDDEN
@@ -112,10 +117,10 @@ def connect_share(bench: Workbench, share: Share, compare: "Compare") -> None:
 
 
 def _name(number: int, view: View) -> str:
+    """Name a run without its prompt, which is nobody's business who is sent a link of a later one."""
     verdicts = " / ".join(row.verdict or "" for row in view.rows[:2])
-    prompt = " ".join(str(view.ask.prompt).split())
-    prompt = prompt if len(prompt) <= 50 else f"{prompt[:49]}\u2026"
-    return f"{number + 1}. {prompt} ({steering_label(view.ask.method, view.ask.alpha)}): {verdicts}"
+    beside = "text alone" if view.ask.image is None else "image"
+    return f"{number + 1}. {view.label}, {beside}: {verdicts}"
 
 
 def _inputs(ask: Ask) -> Sequence[Any]:

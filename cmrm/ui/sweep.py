@@ -145,7 +145,7 @@ def _connect(bench: Workbench, blocks: gr.Blocks, parts: _Sweep, own: Own) -> No
     asked = [own.offsets, parts.image, parts.prompt, parts.alphas, parts.method, parts.tokens]
     running = begun.success(stream, asked, results, preprocess=False, **ONE_AT_A_TIME, **HIDDEN)
     for after in (running.then, running.failure):
-        after(lambda view: shown(view.stopped()), parts.view, frame, **IN_TURN, **HIDDEN)
+        after(lambda view: shown(view.settled()), parts.view, frame, **IN_TURN, **HIDDEN)
     parts.stop.click(None, cancels=[running])
 
 

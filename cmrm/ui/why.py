@@ -14,7 +14,7 @@ from ..why import Explanation
 from ..workbench import Workbench
 from .asking import explanation
 from .compare import Compare
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME
+from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class _Why:
     progress: gr.State
 
 
-def why_tab(bench: Workbench, compare: Compare) -> None:
+def why_tab(bench: Workbench, blocks: gr.Blocks, compare: Compare) -> None:
     """Lay out the tab and connect its events; it explains the last run of `compare`."""
-    _connect(bench, compare, _lay_out())
+    _connect(bench, blocks, compare, _lay_out())
 
 
 def _lay_out() -> _Why:
@@ -54,33 +54,41 @@ def _lay_out() -> _Why:
     return _Why(explain, stop, note, results, shown, plots, captions, gr.State(""))
 
 
-def _connect(bench: Workbench, compare: Compare, why: _Why) -> None:
+def _connect(bench: Workbench, blocks: gr.Blocks, compare: Compare, why: _Why) -> None:
+    def begin(progress: str) -> Any:
+        return gr.skip() if progress else _working(why, turn(blocks))
+
     def stream(view: View) -> Iterator[dict[Any, Any]]:
-        if not view.rows or view.phase in RUNNING or view.blind:
-            yield {
-                why.note: page.message("There is no finished comparison to explain yet; run one in the Compare tab.")
-            }
-            return
-        try:
-            for found in explanation(bench, view.ask, [row.ids for row in view.rows[:2]]):
-                if isinstance(found, str):
-                    yield {why.note: page.note(found, running=True), why.progress: found}
-                else:
-                    yield _explained(why, view, found)
-        except CmrmError as error:
-            yield {why.note: page.message(str(error)), why.progress: ""}
+        with refusing():
+            if not view.rows or view.phase in RUNNING or view.blind:
+                yield _failed(why, "There is no finished comparison to explain yet; run one in the Compare tab.")
+                return
+            try:
+                for found in explanation(bench, view.ask, [row.ids for row in view.rows[:2]]):
+                    yield _working(why, found) if isinstance(found, str) else _explained(why, view, found)
+            except CmrmError as error:
+                yield _failed(why, str(error))
 
     def settled(progress: str) -> dict[Any, Any]:
         return {why.note: page.note("Stopped."), why.progress: ""} if progress else {why.progress: ""}
 
     outputs = [why.note, why.progress, why.results, why.tokens, *why.plots, *why.captions]
-    running = why.explain.click(stream, compare.view, outputs, **ONE_AT_A_TIME, **HIDDEN)
+    begun = why.explain.click(begin, why.progress, [why.note, why.progress], **IN_TURN, **HIDDEN)
+    running = begun.success(stream, compare.view, outputs, **ONE_AT_A_TIME, **HIDDEN)
     for after in (running.then, running.failure):
         after(settled, why.progress, [why.note, why.progress], **IN_TURN, **HIDDEN)
     why.stop.click(None, cancels=[running])
     compare.clear.click(None, cancels=[running])
-    cleared = {why.note: "", why.results: gr.Column(visible=False)}
-    compare.clear.click(lambda: cleared, None, [why.note, why.results], **IN_TURN, **HIDDEN)
+    cleared = {why.note: "", why.progress: "", why.results: gr.Column(visible=False)}
+    compare.clear.click(lambda: cleared, None, [why.note, why.progress, why.results], **IN_TURN, **HIDDEN)
+
+
+def _working(why: _Why, progress: str) -> dict[Any, Any]:
+    return {why.note: page.note(progress, running=True), why.progress: progress}
+
+
+def _failed(why: _Why, sentence: str) -> dict[Any, Any]:
+    return {why.note: page.message(sentence), why.progress: ""}
 
 
 def _explained(why: _Why, view: View, found: Explanation) -> dict[Any, Any]:
