@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from serving import CIRCLE, Served, answered, serving, workbench
 
-from cmrm import CmrmError, Offsets, Row
+from cmrm import CmrmError, Offsets, Row, Step
 from cmrm.page import View, message, pane, veil
 from cmrm.recipes import recipes_for
 from cmrm.ui import UPDATES_PER_SECOND, Ask, answer
@@ -274,6 +275,22 @@ def test_veil(unsteered, steered, phase, expected):
     rows = (row(unsteered), row(steered))
     assert veil(View(True, phase=phase, rows=rows)) == expected
     assert veil(View(False, phase=phase, rows=rows)) == "open"
+
+
+@pytest.mark.parametrize(("phase", "expected"), [("answering", "closed"), ("done", "open"), ("stopped", "open")])
+def test_a_steered_answer_is_veiled_where_steering_is_too_weak_to_count(phase, expected):
+    view = View(True, phase=phase, rows=(row("complied"), row("complied")), strength=1.0)
+    assert veil(view, 1) == expected
+    assert veil(replace(view, strength=0.0), 1) == "open"
+
+
+def test_a_run_is_done_when_its_stream_has_ended_and_stopped_when_it_ended_early():
+    rows = (row("complied"), row("refused"))
+    last = View(True, phase="reading", blind=True).after(Step(rows, done=True))
+    assert last.phase == "answering"
+    assert (last.settled().phase, last.settled().blind) == ("done", True)
+    early = View(True, phase="reading", blind=True).after(Step(rows))
+    assert (early.settled().phase, early.settled().blind) == ("stopped", False)
 
 
 def test_text_of_the_model_and_of_a_visitor_is_escaped():

@@ -209,6 +209,10 @@ def test_a_run_is_repeated_from_its_json(checkpoint, offsets, tmp_path):
     assert other.returncode == 1
     assert "torch was 1.0" in other.stderr
     assert "differ" in other.stderr
+    for key in ("model", "prompt", "image", "settings", "offsets", "versions"):
+        file.write_text(json.dumps({name: value for name, value in made.items() if name != key}))
+        with pytest.raises(CmrmError, match="is no run"):
+            Run.read(file)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 9}'])

@@ -98,6 +98,14 @@ def test_an_anchor_of_several_lines_can_t_be_edited_in_a_list():
         _ = read_anchors(json.dumps({"text": "one\ntwo"}), "a.jsonl").lines
 
 
+@pytest.mark.parametrize(
+    "line", ["[" * 200_000, '{"text": "\\ud800 x"}', '{"text": "x", "group": "\\udfff"}', "{}", "[]", "7"]
+)
+def test_a_line_that_is_no_anchor_is_named(line):
+    with pytest.raises(CmrmError, match=r"mine\.jsonl, line 2"):
+        read_anchors(f'{{"text": "a cat"}}\n{line}', "mine.jsonl")
+
+
 def test_a_visitor_s_offsets_take_the_place_of_dataset_level_ones_alone():
     bench = workbench()
     own = extract_offsets(bench.vlm, ["bake bread", "how do I sing?"], estimator="mean")
