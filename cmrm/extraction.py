@@ -1,7 +1,6 @@
 """Anchors in, offsets out: text-only minus corrupted-image states at the last prompt token."""
 
 import hashlib
-import importlib.metadata
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +18,7 @@ from .offsets_file import Origin
 from .options import Corruption, Estimator, check_choice
 from .prefix import forward, image_end, read
 from .steering import Steering, steer
+from .versions import versions
 
 Progress = Callable[[int, int], None]
 
@@ -306,6 +306,5 @@ def _recording(vlm: Vlm, states: torch.Tensor, steering: AbstractContextManager[
 
 
 def _origin(anchors: Sequence[str], estimator: str, corruption: str) -> Origin:
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "bitsandbytes")}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Origin(estimator, corruption, len(anchors), anchors_digest(anchors), now, versions)
+    return Origin(estimator, corruption, len(anchors), anchors_digest(anchors), now, versions())

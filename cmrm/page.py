@@ -112,13 +112,11 @@ def pane(view: View, place: int) -> str:
     row = view.rows[index] if view.rows else None
     shown, (title, subtitle) = veil(view, index), _heading(view, place, index)
     running = " running" if view.phase in RUNNING else ""
-    reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if shown == "click" else ""
-    waits = "<span class='reveal'>hidden until both are judged</span>" if shown == "closed" else ""
     steered = " undecided" * (view.phase == "done") if view.blind else " steered" * (index == 1)
     return (
         f'<section class="pane veil-{shown}{running}{steered}" aria-label="{title}" aria-busy="{_bool(bool(running))}">'
         f"<header><b>{title}</b><span>{escape(subtitle)}</span></header>"
-        f'<div class="body">{reveal}{waits}{_answer(view, row, index)}</div>'
+        f'<div class="body">{cover(shown, "both")}{_answer(view, row, index)}</div>'
         f"<footer>{_measures(view, row)}</footer></section>"
     )
 
@@ -140,8 +138,31 @@ def _answer(view: View, row: Row | None, index: int) -> str:
         text = view.note if view.phase in RUNNING else _PLACEHOLDERS[index] if index < 2 and not view.blind else ""
         return f'<p class="hint">{escape(text)}</p>'
     mark = parting([one.text for one in view.rows[:2]], [one.ended for one in view.rows[:2]]) if index < 2 else None
+    return said(view, row, mark)
+
+
+def cover(shown: Veil, judged: str) -> str:
+    """Return the HTML over an answer: until who are judged it is hidden, or what lifts the veil."""
+    if shown == "click":
+        return '<label class="reveal"><input type="checkbox"> Show it anyway</label>'
+    return f"<span class='reveal'>hidden until {judged} are judged</span>" if shown == "closed" else ""
+
+
+def said(view: View, row: Row, mark: int | None = None) -> str:
+    """Return the HTML of an answer so far, with word number `mark` marked."""
     writing = " writing" if view.phase == "answering" and not row.ended else ""
     return f'<div class="answer{writing}" dir="auto">{markdown.html(row.text, mark) or "<p></p>"}</div>'
+
+
+def chip(view: View, row: Row) -> str:
+    """Return the HTML of a row's verdict, or of what it is doing."""
+    state = row.verdict or ("answering" if view.phase == "answering" else "stopped")
+    return f'<span class="chip {state}">{state}</span>'
+
+
+def length(row: Row) -> str:
+    """Return a row's length in words."""
+    return f"{row.tokens} {'token' if row.tokens == 1 else 'tokens'}"
 
 
 def _measures(view: View, row: Row | None) -> str:
@@ -149,11 +170,9 @@ def _measures(view: View, row: Row | None) -> str:
         return '<span class="chip">stopped</span>' if view.phase == "stopped" else "&nbsp;"
     if view.blind:
         return "<span>The verdict is shown after your vote.</span>" if view.phase == "done" else "&nbsp;"
-    state = row.verdict or ("answering" if view.phase == "answering" else "stopped")
-    noun = "token" if row.tokens == 1 else "tokens"
     cut = ", cut off" if row.ended and row.tokens == getattr(view.ask, "max_new_tokens", None) else ""
     return (
-        f'<span class="chip {state}">{state}</span><span>{row.tokens} {noun}{cut}</span>'
+        f"{chip(view, row)}<span>{length(row)}{cut}</span>"
         f"<span>{row.seconds:.1f} s</span><span>{row.tokens_per_second:.1f} tokens/s</span>"
     )
 

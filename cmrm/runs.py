@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,12 +16,12 @@ from .errors import CmrmError
 from .images import open_image
 from .offsets import Offsets
 from .offsets_file import Identity
+from .versions import versions
 from .workbench import Workbench
 
 FORMAT = 1
 NAMES = ("unsteered", "steered", "third")
 MAX_BYTES = 128 << 20
-PACKAGES = ("torch", "transformers", "bitsandbytes")
 
 _CHANGES = ("alpha", "estimator", "corruption", "layers", "positions", "steps")
 _OTHERS = {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": 0, "third": "none"}
@@ -74,7 +73,7 @@ def described(
             **origin(bench, settings, offsets),
             "sha256": None if settings["method"] == "sample" or measured else _digest(known),
         },
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         **{name: asdict(row) for name, row in zip(NAMES, rows, strict=False)},
     }
 
@@ -83,11 +82,13 @@ class Run:
     """A run that `described` wrote."""
 
     def __init__(self, content: dict[str, Any]):
-        self.content = content
         self.prompt: str = content["prompt"]
         self.settings: dict[str, Any] = content["settings"]
         self.model = Identity(**content["model"])
         self.texts = [content[name]["text"] for name in NAMES if name in content]
+        self.versions: dict[str, str] = dict(content["versions"])
+        self._image: dict[str, str] | None = content["image"]
+        self._offsets: str | None = dict(content["offsets"]).get("sha256")
 
     @classmethod
     def read(cls, path: str | Path) -> "Run":
@@ -103,11 +104,10 @@ class Run:
             if content["format"] != FORMAT:
                 raise ValueError("another format")
             run = cls(content)
-            if set(run.settings) != {"method", *_CHANGES, *_OTHERS} or set(content["versions"]) != set(PACKAGES):
+            if set(run.settings) != {"method", *_CHANGES, *_OTHERS} or run.versions.keys() != versions().keys():
                 raise ValueError("other settings")
-            content["image"], content["offsets"].get("sha256")
             return run
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CmrmError(
                 f"{str(path)!r} is no run (missing, damaged or of another kind); give a file that the page's "
                 "Download or `python -m cmrm compare --json` made."
@@ -120,11 +120,10 @@ class Run:
         Raises:
             CmrmError: a damaged one.
         """
-        held = self.content["image"]
-        if held is None:
+        if self._image is None:
             return None
         try:
-            return open_image(BytesIO(base64.b64decode(held["base64"])))
+            return open_image(BytesIO(base64.b64decode(self._image["base64"])))
         except (KeyError, TypeError, ValueError) as error:
             raise CmrmError("The image in the run can't be read; download the run again.") from error
 
@@ -134,11 +133,11 @@ class Run:
         found = [
             f"The {name} was {mine[name]!r} and is {theirs[name]!r}." for name in mine if mine[name] != theirs[name]
         ]
-        if self.content["offsets"].get("sha256") not in (None, _digest(bench.offsets)):
+        if self._offsets not in (None, _digest(bench.offsets)):
             found.append("The offsets are others; give those of the run by --offsets.")
-        for name, version in self.content["versions"].items():
-            now = importlib.metadata.version(name)
-            found += [f"The version of {name} was {version} and is {now}."] if now != version else []
+        for name, now in versions().items():
+            then = self.versions[name]
+            found += [f"The version of {name} was {then} and is {now}."] if now != then else []
         return found
 
 

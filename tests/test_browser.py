@@ -49,9 +49,15 @@ def visit(browser: Browser, served: Served, **options) -> Page:
 
 
 @pytest.fixture
-def page(browser, pocket: Served):
+def look() -> dict:
+    """Which device and colours the page is seen with; a module may have others."""
+    return {}
+
+
+@pytest.fixture
+def page(browser, pocket: Served, look):
     before = pocket.vlm.hook_count
-    page = visit(browser, pocket)
+    page = visit(browser, pocket, **look)
     yield page
     page.close()
     assert pocket.idle(quiet=0.3)

@@ -41,9 +41,16 @@ def plain():
         yield served
 
 
+@pytest.fixture(params=["desktop", "phone, dark"])
+def look(request) -> dict:
+    if request.param == "desktop":
+        return {}
+    return {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
+
+
 @pytest.fixture
-def known(browser, plain):
-    page = visit(browser, plain, permissions=["clipboard-read", "clipboard-write"])
+def known(browser, plain, look):
+    page = visit(browser, plain, **look, permissions=["clipboard-read", "clipboard-write"])
     page.get_by_label("Prompt").fill(PROMPT)
     yield page
     page.close()
@@ -72,6 +79,28 @@ def test_keys_run_and_stop(page, pocket):
     expect(page.get_by_text("stopped", exact=True).first).to_be_visible()
     assert pocket.idle(quiet=0.3, patience=3)
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+
+
+def test_stop_frees_the_model_within_two_tokens(browser, look):
+    with serving(workbench("pocket"), pace=0.4) as served:
+        page = visit(browser, served, **look)
+        page.get_by_label("Prompt").fill(PROMPT)
+        press(page, "Run")
+        expect(page.locator(".pane.running .answer").last).not_to_be_empty()
+        before = served.passes
+        press(page, "Stop")
+        assert served.idle(quiet=1)
+        assert served.passes - before <= 2
+        page.close()
+
+
+def test_keys_lead_from_the_prompt_to_what_is_done_with_it(known):
+    known.get_by_label("Prompt").focus()
+    for name in ("Run", "Regenerate", "Clear"):
+        known.keyboard.press("Tab")
+        expect(known.get_by_role("button", name=name)).to_be_focused()
+    known.keyboard.press("Tab")
+    expect(known.get_by_label("Blind")).to_be_focused()
 
 
 def test_a_blind_vote_comes_before_the_sides_are_known(known):
@@ -171,7 +200,7 @@ def test_nothing_below_the_answers_moves_while_they_stream(page):
     page.locator(".pane.running").first.wait_for()
     tops = set()
     while page.locator(".pane.running").count():
-        tops.add(page.locator("#share").bounding_box()["y"])
+        tops.add(page.evaluate("document.getElementById('share').getBoundingClientRect().top + scrollY"))
     assert len(tops) == 1
 
 

@@ -7,13 +7,26 @@ from dataclasses import dataclass, replace
 
 import pytest
 from playwright.sync_api import Page, expect
-from serving import Served, serving, workbench
-from test_browser import CHROMIUM, HELPFUL, REFUSAL, browser, chips, limit_tokens, press, take_example, visit
+from serving import serving, workbench
+from test_browser import (
+    CHROMIUM,
+    HELPFUL,
+    REFUSAL,
+    browser,
+    chips,
+    limit_tokens,
+    look,
+    page,
+    pocket,
+    press,
+    take_example,
+    visit,
+)
 
 from cmrm import Offsets, Row, Step
 from cmrm.workbench import Workbench
 
-__all__ = ["browser"]
+__all__ = ["browser", "look", "page", "pocket"]  # fixtures
 
 pytestmark = [
     pytest.mark.browser,
@@ -38,22 +51,6 @@ class Swept(Workbench):
             replace(row, ended=True, verdict=verdict, fluency=-1.0) for row, verdict in zip(rows, ended, strict=True)
         ]
         yield Step(tuple(done), done=True)
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    with serving(workbench("pocket"), pace=0.02) as served:
-        yield served
-
-
-@pytest.fixture
-def page(browser, pocket: Served):
-    before = pocket.vlm.hook_count
-    page = visit(browser, pocket)
-    yield page
-    page.close()
-    assert pocket.idle(quiet=0.3)
-    assert pocket.vlm.hook_count == before
 
 
 def open_tab(page: Page, name: str) -> None:

@@ -79,9 +79,11 @@ def _fetched(source: str) -> tuple[Path, str]:
             f"The data {source!r} could not be read from the hub ({first_sentence(error)}); check the address "
             f"({HUB}datasets/owner/name[@revision]/file), the network, and HF_TOKEN if it is gated."
         ) from error
+    if place.path_in_repo:
+        return Path(folder), place.path_in_repo
     there = {path.suffix for path in Path(folder).rglob("*")}
     kind = next((kind for kind in _WHOLE if kind in there), _WHOLE[0])
-    return Path(folder), place.path_in_repo or f"**/*{kind}"
+    return Path(folder), f"**/*{kind}"
 
 
 def rows(path: Path) -> Iterator[Row | CmrmError]:

@@ -14,7 +14,7 @@ from ..pictures import STYLE, AlphaPoint, Picture, alpha_curves, pictures
 from ..records import Record
 from ..why import Explanation
 from .journal import Entry
-from .report import MEASURES, PAIRED, UNSTEERED, Report
+from .report import PAIRED, UNSTEERED, Report
 
 _EXAMPLES_EACH = 3
 
@@ -36,7 +36,7 @@ def page(report: Report, records: Sequence[Record], why: Explanation | None = No
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html").render(
         report=report,
-        measures=[name for name in MEASURES if any(name in cells for cells in report.figures.values())],
+        measures=report.measure_names,
         paired=[name for name in PAIRED if any(name in cells for cells in report.figures.values())],
         means=report.mean_names,
         curves=list(curves(report)),

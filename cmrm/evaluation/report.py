@@ -131,6 +131,11 @@ class Report:
         return fmean(found) if found else None
 
     @property
+    def measure_names(self) -> list[str]:
+        """The rates that at least one row has."""
+        return [name for name in MEASURES if any(name in cells for cells in self.figures.values())]
+
+    @property
     def mean_names(self) -> list[str]:
         """The means that at least one row has."""
         return [name for name in MEANS if any(name in means for means in self.means.values())]
@@ -163,8 +168,7 @@ class Report:
 
     def table(self) -> str:
         """Return the Markdown table: percent with the 95% Wilson interval; means of openings, log-probability, time."""
-        names = [name for name in MEASURES if any(name in cells for cells in self.figures.values())]
-        means = self.mean_names
+        names, means = self.measure_names, self.mean_names
         lines = [_line("condition", *names, *means), "|---" * (1 + len(names) + len(means)) + "|"]
         for row, cells in self.figures.items():
             shown = [str(cells[name]) if name in cells else "" for name in names]

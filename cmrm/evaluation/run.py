@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib.metadata
 import json
 import shlex
 import sys
@@ -24,6 +23,7 @@ from ..options import DeviceMap, Layout, Quantization, Split, check_choice
 from ..pocket.judge import PocketJudge
 from ..pocket.splits import records as pocket_records
 from ..records import Record, split_of
+from ..versions import versions
 from ..why import Explanation, explain
 from ..workbench import Workbench
 from .catalog import GROUPS, conditions
@@ -191,13 +191,12 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
 
 
 def _circumstances(plan: Plan) -> dict[str, object]:
-    packages = ("torch", "transformers", "bitsandbytes", "accelerate")
     return {
         # The shipped recipes, rivals included, were chosen on the pocket model's dev split.
         "tuned": "dev" if plan.model == POCKET else None,
         "command": shlex.join(["python", "-m", "cmrm", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": versions("accelerate"),
     }
 
 

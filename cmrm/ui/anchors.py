@@ -18,7 +18,7 @@ from ..options import Corruption, Estimator
 from ..pictures import vector_lengths
 from ..workbench import Workbench
 from .asking import Progress, measurement, opened, uploaded
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn
+from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, say_if_stopped, turn
 from .own import Own
 
 INTRO = """
@@ -178,9 +178,6 @@ def _connect_offsets(bench: Workbench, blocks: gr.Blocks, parts: _Anchors, own: 
             except CmrmError as error:
                 yield failed(error)
 
-    def settled(progress: str) -> dict[Any, Any]:
-        return {parts.note: page.note("Stopped."), parts.progress: ""} if progress else {parts.progress: ""}
-
     def given(file: Any) -> dict[Any, Any]:
         try:
             return shown(opened(bench, file))
@@ -200,8 +197,7 @@ def _connect_offsets(bench: Workbench, blocks: gr.Blocks, parts: _Anchors, own: 
     begun = parts.compute.click(begin, None, [parts.note, parts.progress, parts.results], **IN_TURN, **HIDDEN)
     asked = [parts.texts, parts.estimator, parts.corruption]
     running = begun.success(stream, asked, results, preprocess=False, **ONE_AT_A_TIME, **HIDDEN)
-    for after in (running.then, running.failure):
-        after(settled, parts.progress, [parts.note, parts.progress], **IN_TURN, **HIDDEN)
+    say_if_stopped(running, parts.note, parts.progress)
     parts.stop.click(None, cancels=[running])
     parts.open.upload(given, parts.open, results, preprocess=False, **IN_TURN, **HIDDEN)
     parts.use.click(own.using, parts.made, own.outputs, queue=False, **HIDDEN)

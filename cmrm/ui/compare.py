@@ -19,7 +19,7 @@ from ..prompts import MAX_CHARACTERS
 from ..workbench import Workbench
 from .asking import LENGTH, Ask, answer
 from .blind import Tally, Vote, Votes, vote_row, voted
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn
+from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn, when_ended
 from .own import Own
 from .share import Runs, Share, connect_share, share_row, with_run
 
@@ -207,10 +207,15 @@ def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own, shar
     def stream(view: View, offsets: Offsets | None, *settings: Any) -> Iterator[list[Any]]:
         ask = replace(Ask(*settings), third=view.third, offsets=offsets)
         with refusing():
-            own = ", own offsets" * (offsets is not None and ask.method == "dataset")
             recipe = bench.recipes.get(ask.method)
-            view = replace(view, phase="reading", note=_reading(ask), ask=ask, label=view.label + own)
-            view = replace(view, strength=recipe.alpha if recipe else 0.0)
+            view = replace(
+                view,
+                phase="reading",
+                note=_reading(ask),
+                ask=ask,
+                label=view.label + ", own offsets" * (offsets is not None and ask.method == "dataset"),
+                strength=recipe.alpha if recipe else 0.0,
+            )
             yield page.frame(view)
             try:
                 for step in answer(bench, ask):
@@ -223,7 +228,8 @@ def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own, shar
         return [None, "", *page.frame(View(veiled, steering_label(method, alpha)))]
 
     def settled(view: View, runs: Runs) -> list[Any]:
-        return [*page.frame(view.settled()), *with_run(runs, view.settled())]
+        view = view.settled()
+        return [*page.frame(view), *with_run(runs, view)]
 
     begun = gr.on(
         [parts.run.click, parts.prompt.submit, parts.again.click],
@@ -247,9 +253,7 @@ def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own, shar
     running = begun.success(
         stream, [parts.view, own.offsets, *parts.settings], parts.frame, preprocess=False, **ONE_AT_A_TIME, **HIDDEN
     )
-    # A run that is cancelled may still paint for a moment, so what it leaves is settled only after it.
-    for after in (running.then, running.failure):
-        after(settled, [parts.view, share.runs], [*parts.frame, *share.outputs], **IN_TURN, **HIDDEN)
+    when_ended(running, settled, [parts.view, share.runs], [*parts.frame, *share.outputs])
     parts.stop.click(None, cancels=[running])
     parts.clear.click(None, cancels=[running])
     parts.clear.click(

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from .. import page
 from ..errors import CmrmError
 from ..health import TURN, Queue
 from .asking import UNEXPECTED
@@ -31,6 +32,24 @@ def turn(blocks: gr.Blocks) -> str:
     if queue.waiting >= MOST_WAITING:
         raise gr.Error(f"The model is busy: {queue}; try again then.", title="Busy", print_exception=False)
     return f"Waiting for a turn on the model{f': {queue}' if queue.ahead else ''} ..."
+
+
+def when_ended(running: Any, function: Any, inputs: Any, outputs: Any) -> None:
+    """Let `function` follow a stream, however it ended.
+
+    One that was cancelled may still paint for a moment, so what it leaves is settled only after it.
+    """
+    for after in (running.then, running.failure):
+        after(function, inputs, outputs, **IN_TURN, **HIDDEN)
+
+
+def say_if_stopped(running: Any, note: gr.HTML, progress: gr.State) -> None:
+    """Say in `note` that a stream was stopped, if its `progress`, "" at the end of its work, says so."""
+
+    def settled(said: str) -> list[Any]:
+        return [page.note("Stopped.") if said else gr.skip(), ""]
+
+    when_ended(running, settled, progress, [note, progress])
 
 
 @contextmanager

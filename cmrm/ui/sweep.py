@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from .. import markdown, page
+from .. import page
 from ..comparison import Row
 from ..errors import CmrmError
 from ..offsets import Offsets
@@ -18,7 +18,7 @@ from ..pictures import sweep_curve
 from ..workbench import Workbench
 from .asking import LENGTH, Ask, answer, parsed_range
 from .compare import EXAMPLES, Compare, longest_answer
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn
+from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn, when_ended
 from .own import Own
 
 INTRO = """
@@ -144,8 +144,7 @@ def _connect(bench: Workbench, blocks: gr.Blocks, parts: _Sweep, own: Own) -> No
     )
     asked = [own.offsets, parts.image, parts.prompt, parts.alphas, parts.method, parts.tokens]
     running = begun.success(stream, asked, results, preprocess=False, **ONE_AT_A_TIME, **HIDDEN)
-    for after in (running.then, running.failure):
-        after(lambda view: shown(view.settled()), parts.view, frame, **IN_TURN, **HIDDEN)
+    when_ended(running, lambda view: shown(view.settled()), parts.view, frame)
     parts.stop.click(None, cancels=[running])
 
 
@@ -162,14 +161,9 @@ def _lines(view: View, strength: float) -> str:
 
 def _line(view: View, row: Row, strongest: Row, *, weak: bool) -> str:
     veil = page.veil(replace(view, rows=(row, strongest))) if weak else "open"
-    reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if veil == "click" else ""
-    waits = "<span class='reveal'>hidden until all are judged</span>" if veil == "closed" and not row.alpha else ""
-    state = row.verdict or ("answering" if view.phase == "answering" else "stopped")
-    writing = " writing" if view.phase == "answering" and not row.ended else ""
-    noun = "token" if row.tokens == 1 else "tokens"
+    cover = page.cover(veil, "all") if veil == "click" or not row.alpha else ""
     return (
         f'<div class="pane line veil-{veil}" role="listitem"><footer><b>alpha {row.alpha:g}</b>'
-        f'<span>{row.tokens} {noun}</span><span class="chip {state}">{state}</span></footer>'
-        f'<div class="body">{reveal}{waits}<div class="answer{writing}" dir="auto">'
-        f"{markdown.html(row.text) or '<p></p>'}</div></div></div>"
+        f"<span>{page.length(row)}</span>{page.chip(view, row)}</footer>"
+        f'<div class="body">{cover}{page.said(view, row)}</div></div>'
     )

@@ -14,7 +14,7 @@ from ..why import Explanation
 from ..workbench import Workbench
 from .asking import explanation
 from .compare import Compare
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn
+from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, say_if_stopped, turn
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,10 @@ def _connect(bench: Workbench, blocks: gr.Blocks, compare: Compare, why: _Why) -
             except CmrmError as error:
                 yield _failed(why, str(error))
 
-    def settled(progress: str) -> dict[Any, Any]:
-        return {why.note: page.note("Stopped."), why.progress: ""} if progress else {why.progress: ""}
-
     outputs = [why.note, why.progress, why.results, why.tokens, *why.plots, *why.captions]
     begun = why.explain.click(begin, why.progress, [why.note, why.progress], **IN_TURN, **HIDDEN)
     running = begun.success(stream, compare.view, outputs, **ONE_AT_A_TIME, **HIDDEN)
-    for after in (running.then, running.failure):
-        after(settled, why.progress, [why.note, why.progress], **IN_TURN, **HIDDEN)
+    say_if_stopped(running, why.note, why.progress)
     why.stop.click(None, cancels=[running])
     compare.clear.click(None, cancels=[running])
     cleared = {why.note: "", why.progress: "", why.results: gr.Column(visible=False)}
