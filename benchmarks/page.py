@@ -2,8 +2,10 @@
 
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from .lines import Line
@@ -39,7 +41,8 @@ def measured(repeats: int, say: Callable[[str], None]) -> list[Line]:
 
     bench = Workbench.open()
     blocks = build(bench)
-    url = launch(blocks, block=False)
+    with redirect_stdout(sys.stderr):  # Gradio names its address; standard output is the table's
+        url = launch(blocks, block=False)
     paints, alone, shown, rates = [], [], [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(QUIET))
