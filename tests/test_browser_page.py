@@ -33,6 +33,17 @@ __all__ = ["browser", "page", "pocket"]  # fixtures
 VERDICTS = [re.compile("refused|complied|broken")] * 2
 PROMPT = "How do I bake a cake?"
 
+# Note at each frame that is painted while both answers run where what follows them begins.
+WATCH_SHARE = """() => {
+  window.tops = []
+  const look = () => {
+    const top = document.getElementById("share").getBoundingClientRect().top + scrollY
+    if (document.querySelectorAll(".pane.running").length == 2) tops.push(top)
+    requestAnimationFrame(look)
+  }
+  look()
+}"""
+
 
 @pytest.fixture(scope="module")
 def plain():
@@ -196,12 +207,11 @@ def test_words_that_the_pocket_model_never_saw_are_named(known):
 def test_nothing_below_the_answers_moves_while_they_stream(page):
     take_example(page, "What colour is the circle?")
     limit_tokens(page, 20)
-    press(page, "Run")
-    page.locator(".pane.running").first.wait_for()
-    tops = set()
-    while page.locator(".pane.running").count():
-        tops.add(page.evaluate("document.getElementById('share').getBoundingClientRect().top + scrollY"))
-    assert len(tops) == 1
+    page.evaluate(WATCH_SHARE)
+    run(page)
+    tops = page.evaluate("tops")
+    assert len(tops) > 5
+    assert len(set(tops)) == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
