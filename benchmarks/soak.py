@@ -205,6 +205,17 @@ def crowd(url: str, pool: list[Case], clients: int, seconds: float, seed: int) -
         return sum(threads.map(lambda visitor: visitor.visit(end), visitors), Counter())
 
 
+def fill_sessions(url: str) -> None:
+    """Open as many sessions as the page keeps, each by a request that ends at once, so that none adds to it later."""
+    from cmrm.ui.serving import SESSIONS
+
+    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        for _ in range(SESSIONS):
+            place = "/gradio_api/call/v2/inspect"
+            asked = client.post(place, json={"file": None}).raise_for_status().json()
+            client.get(f"{place}/{asked['event_id']}").raise_for_status()
+
+
 def main(
     minutes: Annotated[float, typer.Option(help="How long, a fifth of it to warm up, but not under 40 s.")] = 10,
     clients: Annotated[int, typer.Option(help="How many at once.")] = 32,
@@ -215,7 +226,8 @@ def main(
     pool = cases(model)
     with served(model) as url:
         say("warming up ...")
-        ends = crowd(url, pool, clients, max(12 * minutes, 40), 1)  # until as many sessions are kept as ever will be
+        fill_sessions(url)
+        ends = crowd(url, pool, clients, max(12 * minutes, 40), 1)
         warm = idle(url)
         say("the crowd ...")
         ends += crowd(url, pool, clients, 48 * minutes, 2)

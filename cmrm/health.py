@@ -40,6 +40,11 @@ class Queue:
         """How many requests come before a new one."""
         return self.waiting + self.running
 
+    @property
+    def busy(self) -> str:
+        """Say so to a request that can't even wait."""
+        return f"The model is busy: {self}; try again then."
+
     def __str__(self) -> str:
         """Say how long a new request waits, as far as it is known."""
         return f"{self.ahead} before you" + (f", about {self.ahead * self.seconds:.0f} s" if self.seconds else "")

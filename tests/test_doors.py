@@ -18,6 +18,7 @@ from gradio_client.exceptions import AppError
 from serving import CIRCLE, answered, serving, workbench
 
 from cmrm import fetching
+from cmrm.ui.limits import MOST_BODY
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "hf_thisTokenMustNeverBeSeenAnywhere"
@@ -248,6 +249,16 @@ def test_uploads_are_limited_in_size(server):
     response = uploaded(server, "large.png", b"x" * (51 << 20))
     assert response.status_code >= 400
     assert not [path for path in server.temporary.rglob("large*") if path.stat().st_size > 50 << 20]
+
+
+@pytest.mark.parametrize("route", ["call/compare", "call/v2/compare", "queue/join"])
+def test_calls_are_limited_in_size(server, client, route):
+    body = b'{"prompt": "' + b"x" * MOST_BODY + b'"}'
+    url, kind = f"{server.url}/gradio_api/{route}", {"Content-Type": "application/json"}
+    response = httpx.post(url, content=body, headers=kind, timeout=60)
+    assert response.status_code == 413
+    assert response.json()["detail"] == "The request has more than 64 MB; send less."
+    assert ask(client)
 
 
 def test_uploads_are_deleted_after_a_while(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from types import SimpleNamespace
 
@@ -78,7 +79,11 @@ def test_a_full_queue_refuses_at_once_and_goes_on(served):
     start = time.monotonic()
     with pytest.raises(QueueError, match="full"):
         late.predict(None, PROMPT, api_name="/compare")
+    refused = httpx.post(f"{served.url}gradio_api/call/v2/compare", json={"prompt": PROMPT})
     assert time.monotonic() - start < 5
+    assert refused.status_code == 503
+    assert re.fullmatch(r"The model is busy: 3 before you, about \d+ s; try again then\.", refused.json()["detail"])
+    assert int(refused.headers["Retry-After"]) > 0
 
     with pytest.raises(gr.Error, match=r"The model is busy: 3 before you, about \d+ s; try again then\."):
         click(served)

@@ -30,7 +30,7 @@ def turn(blocks: gr.Blocks) -> str:
     """
     queue = Queue.of(blocks)
     if queue.waiting >= MOST_WAITING:
-        raise gr.Error(f"The model is busy: {queue}; try again then.", title="Busy", print_exception=False)
+        raise gr.Error(queue.busy, title="Busy", print_exception=False)
     return f"Waiting for a turn on the model{f': {queue}' if queue.ahead else ''} ..."
 
 

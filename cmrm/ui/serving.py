@@ -16,6 +16,7 @@ from .about import about_tab
 from .anchors import anchors_tab
 from .compare import compare_tab
 from .endpoints import add_endpoints
+from .limits import limits
 from .own import own_bar
 from .sweep import sweep_tab
 from .why import why_tab
@@ -101,7 +102,7 @@ def launch(
             css_paths=[Path(page.__file__).with_name("style.css")],
             head_paths=[Path(page.__file__).with_name("head.html")],
             footer_links=["api"],
-            app_kwargs={"routes": [APIRoute("/health", health)]} if health else None,
+            app_kwargs={**limits(blocks), "routes": [APIRoute("/health", health)] if health else []},
             max_file_size="50mb",
             enable_monitoring=False,
             state_session_capacity=SESSIONS,
