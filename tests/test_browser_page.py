@@ -5,6 +5,7 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from gradio_client import Client
 from playwright.sync_api import Page, expect
 from serving import serving, workbench
 from test_browser import (
@@ -212,6 +213,21 @@ def test_nothing_below_the_answers_moves_while_they_stream(page):
     tops = page.evaluate("tops")
     assert len(tops) > 5
     assert len(set(tops)) == 1
+
+
+def test_the_place_in_the_queue_is_kept_up_to_date(page, pocket):
+    others = [Client(pocket.url, verbose=False) for _ in range(2)]
+    page.get_by_label("Prompt").fill(PROMPT)
+    first, second = [other.submit(prompt=PROMPT, max_new_tokens=450, api_name="/compare") for other in others]
+    press(page, "Run")
+    expect(page.locator("#pane-0")).to_contain_text("queue: 2/2")
+    first.cancel()
+    expect(page.locator("#pane-0")).to_contain_text("queue: 1/1")
+    second.cancel()
+    expect(page.locator(".pane .answer").last).not_to_be_empty()
+    expect(page.locator("#panes")).not_to_contain_text("queue")
+    press(page, "Stop")
+    expect(page.locator(".pane.running")).to_have_count(0)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

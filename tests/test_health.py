@@ -66,15 +66,14 @@ def test_health_says_what_is_served_and_that_nothing_is_left_behind(served):
     client.close()
 
 
-def submitted(served, count: int) -> list:
-    clients = [Client(served.url, verbose=False) for _ in range(count)]
-    return [(client, client.submit(**LONG, api_name="/compare")) for client in clients]
-
-
 def test_a_full_queue_refuses_at_once_and_goes_on(served):
     expected = Client(served.url, verbose=False).predict(None, PROMPT, max_new_tokens=3, api_name="/compare")[:2]
-    running = submitted(served, 3)
-    until(lambda: (health(served)["queue"]["running"], health(served)["queue"]["waiting"]) == (1, 2))
+    clients, jobs = [Client(served.url, verbose=False) for _ in range(3)], []
+    for count, client in enumerate(clients):  # each once the one before has its place
+        jobs.append(client.submit(**LONG, api_name="/compare"))
+        until(
+            lambda count=count: (health(served)["queue"]["running"], health(served)["queue"]["waiting"]) == (1, count)
+        )
     late = Client(served.url, verbose=False)
     start = time.monotonic()
     with pytest.raises(QueueError, match="full"):
@@ -87,7 +86,7 @@ def test_a_full_queue_refuses_at_once_and_goes_on(served):
 
     with pytest.raises(gr.Error, match=r"The model is busy: 3 before you, about \d+ s; try again then\."):
         click(served)
-    for _, job in running:
+    for job in jobs:
         job.cancel()
     until(lambda: not health(served)["queue"]["waiting"] and not health(served)["queue"]["running"])
     assert late.predict(None, PROMPT, max_new_tokens=3, api_name="/compare")[:2] == expected
@@ -97,14 +96,6 @@ def click(served) -> list:
     """What a click on Run brings before its turn."""
     begin = next(one.fn for one in served.blocks.fns.values() if one.name == "begin")
     return begin(View(False), False, PROMPT, "dataset", 1.0, 0.0, 0, "none", SimpleNamespace(target=None))
-
-
-def test_a_visitor_is_told_the_place_in_the_queue(served):
-    assert "Waiting for a turn on the model ..." in click(served)[0]
-    running = submitted(served, 1)
-    until(lambda: health(served)["queue"]["running"])
-    assert "1 before you" in click(served)[0]
-    running[0][1].cancel()
 
 
 def lines(caplog) -> list[dict]:

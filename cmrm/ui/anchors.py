@@ -18,7 +18,7 @@ from ..options import Corruption, Estimator
 from ..pictures import vector_lengths
 from ..workbench import Workbench
 from .asking import Progress, measurement, opened, uploaded
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, say_if_stopped, turn
+from .events import HIDDEN, IN_TURN, refusing, running_on, say_if_stopped, turn
 from .own import Own
 
 INTRO = """
@@ -196,7 +196,7 @@ def _connect_offsets(bench: Workbench, blocks: gr.Blocks, parts: _Anchors, own: 
     ]
     begun = parts.compute.click(begin, None, [parts.note, parts.progress, parts.results], **IN_TURN, **HIDDEN)
     asked = [parts.texts, parts.estimator, parts.corruption]
-    running = begun.success(stream, asked, results, preprocess=False, **ONE_AT_A_TIME, **HIDDEN)
+    running = begun.success(stream, asked, results, preprocess=False, **running_on(parts.note))
     say_if_stopped(running, parts.note, parts.progress)
     parts.stop.click(None, cancels=[running])
     parts.open.upload(given, parts.open, results, preprocess=False, **IN_TURN, **HIDDEN)

@@ -19,7 +19,7 @@ from ..prompts import MAX_CHARACTERS
 from ..workbench import Workbench
 from .asking import LENGTH, Ask, answer
 from .blind import Tally, Vote, Votes, vote_row, voted
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn, when_ended
+from .events import HIDDEN, IN_TURN, refusing, running_on, turn, when_ended
 from .own import Own
 from .share import Runs, Share, connect_share, share_row, with_run
 
@@ -251,7 +251,11 @@ def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own, shar
     )
     # Values come unchecked, so that one place, the library, says what is wrong with them.
     running = begun.success(
-        stream, [parts.view, own.offsets, *parts.settings], parts.frame, preprocess=False, **ONE_AT_A_TIME, **HIDDEN
+        stream,
+        [parts.view, own.offsets, *parts.settings],
+        parts.frame,
+        preprocess=False,
+        **running_on(*parts.panes[:2]),
     )
     when_ended(running, settled, [parts.view, share.runs], [*parts.frame, *share.outputs])
     parts.stop.click(None, cancels=[running])

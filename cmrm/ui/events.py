@@ -22,8 +22,18 @@ HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 _log = logging.getLogger(__name__)
 
 
+def running_on(*places: gr.HTML) -> dict[str, Any]:
+    """Return the options of a visitor's event that runs the model; while it waits, `places` show where in the queue."""
+    return {
+        **ONE_AT_A_TIME,
+        "api_visibility": "private",
+        "show_progress": "minimal",
+        "show_progress_on": list(places),
+    }
+
+
 def turn(blocks: gr.Blocks) -> str:
-    """Say that a request waits for the model, and how long.
+    """Say that a request waits for the model.
 
     Raises:
         gr.Error: too many wait already.
@@ -31,7 +41,7 @@ def turn(blocks: gr.Blocks) -> str:
     queue = Queue.of(blocks)
     if queue.waiting >= MOST_WAITING:
         raise gr.Error(queue.busy, title="Busy", print_exception=False)
-    return f"Waiting for a turn on the model{f': {queue}' if queue.ahead else ''} ..."
+    return "Waiting for a turn ..."
 
 
 def when_ended(running: Any, function: Any, inputs: Any, outputs: Any) -> None:

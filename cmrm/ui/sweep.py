@@ -18,7 +18,7 @@ from ..pictures import sweep_curve
 from ..workbench import Workbench
 from .asking import LENGTH, Ask, answer, parsed_range
 from .compare import EXAMPLES, Compare, longest_answer
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, turn, when_ended
+from .events import HIDDEN, IN_TURN, refusing, running_on, turn, when_ended
 from .own import Own
 
 INTRO = """
@@ -143,7 +143,7 @@ def _connect(bench: Workbench, blocks: gr.Blocks, parts: _Sweep, own: Own) -> No
         [parts.run.click, parts.prompt.submit, parts.alphas.submit], begin, parts.view, results, **IN_TURN, **HIDDEN
     )
     asked = [own.offsets, parts.image, parts.prompt, parts.alphas, parts.method, parts.tokens]
-    running = begun.success(stream, asked, results, preprocess=False, **ONE_AT_A_TIME, **HIDDEN)
+    running = begun.success(stream, asked, results, preprocess=False, **running_on(parts.lines))
     when_ended(running, lambda view: shown(view.settled()), parts.view, frame)
     parts.stop.click(None, cancels=[running])
 

@@ -14,7 +14,7 @@ from ..why import Explanation
 from ..workbench import Workbench
 from .asking import explanation
 from .compare import Compare
-from .events import HIDDEN, IN_TURN, ONE_AT_A_TIME, refusing, say_if_stopped, turn
+from .events import HIDDEN, IN_TURN, refusing, running_on, say_if_stopped, turn
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _connect(bench: Workbench, blocks: gr.Blocks, compare: Compare, why: _Why) -
 
     outputs = [why.note, why.progress, why.results, why.tokens, *why.plots, *why.captions]
     begun = why.explain.click(begin, why.progress, [why.note, why.progress], **IN_TURN, **HIDDEN)
-    running = begun.success(stream, compare.view, outputs, **ONE_AT_A_TIME, **HIDDEN)
+    running = begun.success(stream, compare.view, outputs, **running_on(why.note))
     say_if_stopped(running, why.note, why.progress)
     why.stop.click(None, cancels=[running])
     compare.clear.click(None, cancels=[running])
