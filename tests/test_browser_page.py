@@ -216,15 +216,14 @@ def test_nothing_below_the_answers_moves_while_they_stream(page):
 
 
 def test_the_place_in_the_queue_is_kept_up_to_date(page, pocket):
-    others = [Client(pocket.url, verbose=False) for _ in range(2)]
+    client = Client(pocket.url, verbose=False)
     page.get_by_label("Prompt").fill(PROMPT)
-    first, second = [other.submit(prompt=PROMPT, max_new_tokens=450, api_name="/compare") for other in others]
+    for _ in range(2):
+        client.submit(prompt=PROMPT, max_new_tokens=200, api_name="/compare")
     press(page, "Run")
     expect(page.locator("#pane-0")).to_contain_text("queue: 2/2")
-    first.cancel()
-    expect(page.locator("#pane-0")).to_contain_text("queue: 1/1")
-    second.cancel()
-    expect(page.locator(".pane .answer").last).not_to_be_empty()
+    expect(page.locator("#pane-0")).to_contain_text("queue: 1/1", timeout=30_000)
+    expect(page.locator(".pane .answer").last).not_to_be_empty(timeout=30_000)
     expect(page.locator("#panes")).not_to_contain_text("queue")
     press(page, "Stop")
     expect(page.locator(".pane.running")).to_have_count(0)
