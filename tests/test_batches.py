@@ -46,6 +46,14 @@ def test_unsteered_it_says_what_stock_generate_says(vlm):
         assert row.ids == tiny.generated(vlm, one, 8)
 
 
+def test_a_checkpoints_own_penalties_do_not_count(vlm, monkeypatch):
+    inputs = [vlm.encode("Hi, hi, hi", None)]
+    plain = answer_batch(vlm, inputs, max_new_tokens=8, openings=frozenset(range(40)))
+    monkeypatch.setattr(vlm.model.generation_config, "repetition_penalty", 3.0)
+    monkeypatch.setattr(vlm.model.generation_config, "no_repeat_ngram_size", 1)
+    assert answer_batch(vlm, inputs, max_new_tokens=8, openings=frozenset(range(40))) == plain
+
+
 def test_the_opening_is_a_share_of_the_first_tokens_probability(vlm):
     inputs = vlm.encode("Hi", None)
     expected = tiny.plain(vlm, inputs)[0].softmax(-1)[0, [5, 7]].sum().item()

@@ -40,7 +40,14 @@ def answer_batch(
     ids = padded(vlm, inputs)
     with vlm.lock, torch.no_grad(), steering or nullcontext():
         whole = vlm.model.generate(
-            **ids, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=[first], pad_token_id=_pad(vlm)
+            **ids,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            # Plain greedy, as `compare` answers, whatever the checkpoint's own generation settings.
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            logits_processor=[first],
+            pad_token_id=_pad(vlm),
         )
     opening = first.share_of(openings)
     rows = [_until_end(vlm, row) for row in whole[:, ids["input_ids"].shape[1] :].tolist()]

@@ -175,7 +175,7 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
     origin = {
         name: value for name, value in asdict(bench.offsets.origin).items() if name not in ("created", "versions")
     }
-    digest = hashlib.sha256("".join(f"{r.id}\0{r.label}\0{r.digest()}\n" for r in records).encode()).hexdigest()
+    digest = hashlib.sha256("".join(f"{(r.id, r.answers, r.digest())}\n" for r in records).encode()).hexdigest()
     return {
         "model": asdict(bench.vlm.identity),
         "pocket": plan.model == POCKET,
