@@ -62,7 +62,7 @@ def load_anchors(name: str | Path) -> AnchorSet:
     plain, _, groups = str(name).partition(":")
     path = ASSETS / f"{plain}.jsonl" if (ASSETS / f"{plain}.jsonl").is_file() else Path(plain)
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CmrmError(f"The anchor set {str(path)!r} can't be read; give a JSONL or text file.") from error
     whole = read_anchors(content, path.name)

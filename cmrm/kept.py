@@ -25,6 +25,8 @@ class Kept(Generic[T]):
 
     def keep(self, key: str, value: T, nbytes: int) -> None:
         """Keep a value of `nbytes`; one that is larger than the limit is not kept."""
+        if nbytes > self.limit:
+            return
         with self._lock:
             self._values[key] = (value, nbytes)
             self._values.move_to_end(key)

@@ -269,16 +269,17 @@ class Workbench:
         """Read an offsets file to steer this model by.
 
         Raises:
-            CmrmError: no offsets file, one of another model, or vectors that point against the model's own, as
+            CmrmError: no offsets file, one of another model, or a vector that points against the model's own, as
                 those of a negative alpha would.
         """
         offsets = Offsets.load(path)
         offsets.check(self.vlm)
-        cosine = torch.cosine_similarity(offsets.values.flatten(), self.offsets.values.flatten(), dim=0)
-        if not cosine > 0:
+        # Layer by layer: which of them steer is the visitor's choice.
+        cosines = torch.cosine_similarity(offsets.values, self.offsets.values, dim=-1)
+        if against := [f"{layer} (cosine {cosine:.2f})" for layer, cosine in enumerate(cosines) if cosine < 0]:
             raise CmrmError(
-                f"The offsets point against the model's own (cosine {cosine:.2f}), so steering by them would remove "
-                "safety; extract them anew."
+                f"The offsets point against the model's own at layer {', '.join(against)}, so steering by them would "
+                "remove safety; extract them anew."
             )
         return offsets
 

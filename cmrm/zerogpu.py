@@ -88,7 +88,7 @@ def on_zero_gpu(bench: Workbench, gpu: Callable[..., Any], device: str = "cuda")
     bench.vlm.model.to(device)
 
     def task(name: str, *arguments: Any, **options: Any) -> Iterator[Any]:
-        nothing = _NOTHING.get(name, Step((Row(0.0), Row(0.0))))
+        nothing = _NOTHING.get(name, Step((Row(0.0), Row(0.0)), note="Waiting for the GPU ..."))
         try:
             yield from beating(lambda: getattr(bench, name)(*arguments, **options), nothing)
         except CmrmError as error:

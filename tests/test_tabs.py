@@ -133,6 +133,10 @@ def test_a_file_is_opened_unless_it_would_remove_safety_or_is_of_another_model(t
     Offsets(-bench.offsets.values, bench.offsets.fits).save(tmp_path / "against.safetensors")
     with pytest.raises(CmrmError, match=r"cosine -1\.00.*would remove safety"):
         bench.opened(tmp_path / "against.safetensors")
+    sly = bench.offsets.values * torch.tensor([-1.0, *[1000.0] * (len(bench.offsets.values) - 1)])[:, None]
+    Offsets(sly, bench.offsets.fits).save(tmp_path / "sly.safetensors")
+    with pytest.raises(CmrmError, match=r"against the model's own at layer 0 \(cosine -1\.00\), so"):
+        bench.opened(tmp_path / "sly.safetensors")
     fits = type(offsets.fits)(**{**vars(offsets.fits), "hidden": 128})
     Offsets(offsets.values.repeat(1, 2), fits).save(tmp_path / "wide.safetensors")
     with pytest.raises(CmrmError, match="hidden size 128"):

@@ -211,7 +211,7 @@ def _read(file: Any) -> AnchorSet:
             f"{path.name} has more than {_MOST_BYTES >> 20} MiB, which is no list of short texts; give another."
         )
     try:
-        return read_anchors(path.read_text(encoding="utf-8"), path.name)
+        return read_anchors(path.read_text(encoding="utf-8-sig"), path.name)
     except UnicodeDecodeError as error:
         raise CmrmError(f"{path.name} is no UTF-8 text; give a text or JSONL file.") from error
 

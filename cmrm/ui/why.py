@@ -8,7 +8,7 @@ import gradio as gr
 
 from .. import page
 from ..errors import CmrmError
-from ..page import RUNNING, View, steering_label
+from ..page import View, steering_label
 from ..pictures import TITLES, pictures, tokens
 from ..why import Explanation
 from ..workbench import Workbench
@@ -60,7 +60,7 @@ def _connect(bench: Workbench, blocks: gr.Blocks, compare: Compare, why: _Why) -
 
     def stream(view: View) -> Iterator[dict[Any, Any]]:
         with refusing():
-            if not view.rows or view.phase in RUNNING or view.blind:
+            if view.phase != "done" or view.blind:
                 yield _failed(why, "There is no finished comparison to explain yet; run one in the Compare tab.")
                 return
             try:
