@@ -215,65 +215,6 @@ def test_an_answer_that_the_steered_side_refused_stays_veiled(browser, veiled):
     page.close()
 
 
-def open_why(page: Page) -> None:
-    page.get_by_role("tab", name="Why").click()
-    expect(page.get_by_role("button", name="Explain this run")).to_be_visible()
-
-
-def test_the_why_tab_explains_the_last_run_and_can_be_stopped(page, pocket):
-    open_why(page)
-    press(page, "Explain this run")
-    expect(page.get_by_role("alert").last).to_have_text(re.compile(r"^There is no finished comparison.*\.$"))
-    page.get_by_role("tab", name="Compare").click()
-    take_example(page, "What colour is the circle?")
-    limit_tokens(page, 5)
-    press(page, "Run")
-    expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
-    open_why(page)
-    press(page, "Explain this run")
-    expect(page.locator("#why-note p")).to_have_text(re.compile(r"^(Reading|Finding)"))
-    press(page, "Stop")
-    expect(page.locator("#why-note p")).to_have_text("Stopped.")
-    assert pocket.idle(quiet=0.3, patience=5)
-    expect(page.locator("#pictures")).to_be_hidden()
-    press(page, "Explain this run")
-    expect(page.locator("#why-note p")).to_have_text(
-        re.compile("What colour is the circle.*dataset-level, alpha 1"), timeout=60_000
-    )
-    expect(page.locator("#pictures .js-plotly-plot")).to_have_count(5, timeout=60_000)
-    shown = page.get_by_role("region", name="Token by token")
-    expect(shown.get_by_role("row")).to_have_count(shown.locator(".bar").count() // 2 + 1)
-    expect(shown.locator("mark")).not_to_have_count(0)
-    expect(page.locator("#pictures .caption").last).to_have_text(
-        re.compile(r"^Probability of a refusal .* at 0, .* at 2\.$")
-    )
-    point = page.locator("#pictures .scatterlayer .point").first
-    before = point.get_attribute("transform")
-    rail = page.locator("#pictures .slider-rail-touch-rect")
-    rail.scroll_into_view_if_needed()
-    box = rail.bounding_box()
-    page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)
-    expect(page.locator("#pictures .slider-group text").first).to_have_text("Layer 0")
-    expect(point).not_to_have_attribute("transform", before)
-
-
-def test_unsteered_tokens_are_veiled_as_the_answer_is(browser, veiled):
-    page = visit(browser, veiled)
-    page.get_by_label("Prompt").fill("anything")
-    page.get_by_label("Prompt").press("Enter")
-    expect(chips(page)).to_have_text(["complied", "refused"], timeout=15_000)
-    open_why(page)
-    press(page, "Explain this run")
-    shown = page.get_by_role("region", name="Token by token")
-    expect(shown).to_be_visible(timeout=60_000)
-    for part in shown.locator(".answer").all():
-        expect(part).to_have_css("filter", "blur(7px)")
-    shown.get_by_text("Show it anyway").click()
-    for part in shown.locator(".answer").all():
-        expect(part).to_have_css("filter", "none")
-    page.close()
-
-
 def test_text_of_a_model_is_never_run(browser):
     hostile = "<img src=x onerror=hacked()> ${hacked()} {{hacked}} `+hacked()+` <script>hacked()</script> **bold** end"
     shown = hostile.replace("`", "").replace("**", "")

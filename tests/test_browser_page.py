@@ -21,7 +21,7 @@ from test_browser import (
     take_example,
     visit,
 )
-from test_browser_tabs import open_tab
+from test_browser_tabs import look, open_tab
 
 pytestmark = [
     pytest.mark.browser,
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
 ]
 
-__all__ = ["browser", "page", "pocket"]  # fixtures
+__all__ = ["browser", "look", "page", "pocket"]  # fixtures
 
 VERDICTS = [re.compile("refused|complied|broken")] * 2
 PROMPT = "How do I bake a cake?"
@@ -51,13 +51,6 @@ def plain():
     """A model whose answers are known, under the name that needs no veil."""
     with serving(workbench("pocket", (HELPFUL, REFUSAL)), pace=0.01) as served:
         yield served
-
-
-@pytest.fixture(params=["desktop", "phone, dark"])
-def look(request) -> dict:
-    if request.param == "desktop":
-        return {}
-    return {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
 
 
 @pytest.fixture

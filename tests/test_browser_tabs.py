@@ -1,4 +1,4 @@
-"""Sweep, Anchors and About in a real Chromium."""
+"""Sweep, Why, Anchors and About in a real Chromium."""
 
 import re
 import time
@@ -15,18 +15,18 @@ from test_browser import (
     browser,
     chips,
     limit_tokens,
-    look,
     page,
     pocket,
     press,
     take_example,
+    veiled,
     visit,
 )
 
 from cmrm import Offsets, Row, Step
 from cmrm.workbench import Workbench
 
-__all__ = ["browser", "look", "page", "pocket"]  # fixtures
+__all__ = ["browser", "page", "pocket", "veiled"]  # fixtures
 
 pytestmark = [
     pytest.mark.browser,
@@ -35,6 +35,13 @@ pytestmark = [
 ]
 
 VERDICT = re.compile("refused|complied|broken")
+
+
+@pytest.fixture(params=["desktop", "phone, dark"])
+def look(request) -> dict:
+    if request.param == "desktop":
+        return {}
+    return {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
 
 
 @dataclass(frozen=True)
@@ -104,10 +111,10 @@ def test_a_bad_range_is_told_and_the_next_sweep_works(page):
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(browser):
+def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(browser, look):
     scripted = workbench("other")
     with serving(Swept(**vars(scripted))) as served:
-        page = visit(browser, served)
+        page = visit(browser, served, **look)
         open_tab(page, "Sweep")
         page.locator("#sweep-prompt textarea").fill("anything")
         page.get_by_label("Alphas").fill("0.5,1,1.5")
@@ -131,6 +138,60 @@ def steered(page: Page) -> str:
     expect(page.locator(".pane.running")).to_have_count(0, timeout=15_000)
     expect(chips(page).first).to_have_text(VERDICT)
     return page.get_by_role("region", name="CMRM-steered").locator(".answer").inner_text()
+
+
+def test_the_why_tab_explains_the_last_run_and_can_be_stopped(page, pocket):
+    open_tab(page, "Why")
+    press(page, "Explain this run")
+    expect(page.get_by_role("alert").last).to_have_text(re.compile(r"^There is no finished comparison.*\.$"))
+    open_tab(page, "Compare")
+    take_example(page, "What colour is the circle?")
+    limit_tokens(page, 5)
+    press(page, "Run")
+    expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
+    open_tab(page, "Why")
+    press(page, "Explain this run")
+    expect(page.locator("#why-note p")).to_have_text(re.compile(r"^(Reading|Finding)"))
+    press(page, "Stop")
+    expect(page.locator("#why-note p")).to_have_text("Stopped.")
+    assert pocket.idle(quiet=0.3, patience=5)
+    expect(page.locator("#pictures")).to_be_hidden()
+    press(page, "Explain this run")
+    expect(page.locator("#why-note p")).to_have_text(
+        re.compile("What colour is the circle.*dataset-level, alpha 1"), timeout=60_000
+    )
+    expect(page.locator("#pictures .js-plotly-plot")).to_have_count(5, timeout=60_000)
+    shown = page.get_by_role("region", name="Token by token")
+    expect(shown.get_by_role("row")).to_have_count(shown.locator(".bar").count() // 2 + 1)
+    expect(shown.locator("mark")).not_to_have_count(0)
+    expect(page.locator("#pictures .caption").last).to_have_text(
+        re.compile(r"^Probability of a refusal .* at 0, .* at 2\.$")
+    )
+    point = page.locator("#pictures .scatterlayer .point").first
+    before = point.get_attribute("transform")
+    rail = page.locator("#pictures .slider-rail-touch-rect")
+    rail.scroll_into_view_if_needed()
+    box = rail.bounding_box()
+    page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#pictures .slider-group text").first).to_have_text("Layer 0")
+    expect(point).not_to_have_attribute("transform", before)
+
+
+def test_unsteered_tokens_are_veiled_as_the_answer_is(browser, veiled, look):
+    page = visit(browser, veiled, **look)
+    page.get_by_label("Prompt").fill("anything")
+    page.get_by_label("Prompt").press("Enter")
+    expect(chips(page)).to_have_text(["complied", "refused"], timeout=15_000)
+    open_tab(page, "Why")
+    press(page, "Explain this run")
+    shown = page.get_by_role("region", name="Token by token")
+    expect(shown).to_be_visible(timeout=60_000)
+    for part in shown.locator(".answer").all():
+        expect(part).to_have_css("filter", "blur(7px)")
+    shown.get_by_text("Show it anyway").click()
+    for part in shown.locator(".answer").all():
+        expect(part).to_have_css("filter", "none")
+    page.close()
 
 
 def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, page, pocket, tmp_path):
