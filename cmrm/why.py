@@ -171,9 +171,11 @@ def explaining(
             yield "Answering ..."
     yield "Reading the prompt at many strengths ..."
     alphas = tuple(sorted({*CURVE, strength}))
-    logits, states = run.at(alphas)
+    with bench.vlm.enough_memory():
+        logits, states = run.at(alphas)
     yield "Finding where the answers part ..."
-    parting = run.parting(*(answers or ((), ())))
+    with bench.vlm.enough_memory():
+        parting = run.parting(*(answers or ((), ())))
     prompt_states = {
         "text only": last_states(bench.vlm, [prompt], [None])[0].numpy(),
         "image": states[0],

@@ -20,7 +20,7 @@ from gradio_client.exceptions import AppError
 from serving import CIRCLE, answered, serving, workbench
 
 from cmrm import CmrmError, Offsets, compare
-from cmrm.ui import Ask, answer
+from cmrm.ui import Ask, answer, explanation
 from cmrm.workbench import Workbench
 
 APP = Path(__file__).parent.parent / "app.py"
@@ -99,6 +99,20 @@ def test_running_out_of_memory_says_how_to_ask_for_less(bench, stage, error):
     at = {**PASSES, **SWEPT}[stage]
     harmless(bench, "forward", at, error, place=bench.vlm.model, alpha=alpha, says="ask for fewer alphas or tokens")
     harmless(bench, "forward", 2, error, place=bench.vlm.model, method="sample", says="ran out of memory")
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+def test_running_out_of_memory_while_answers_are_explained_says_so(bench, at):
+    expected, hooks = ask(bench), hooked(bench)
+    bench.vlm.prefixes.clear()
+    request = Ask(None, "What is this?", 1.0, "dataset", 5)
+    with failing(bench.vlm.model, "forward", at, torch.OutOfMemoryError("CUDA out of memory")) as calls:
+        with pytest.raises(CmrmError, match="ask for fewer alphas or tokens"):
+            list(explanation(bench, request, [[40, 41], [40, 42]]))
+        assert calls() == at
+    assert hooked(bench) == hooks
+    assert not bench.vlm.lock.locked()
+    assert ask(bench) == expected
 
 
 def harmless(bench, name, at, error, *, place, says="its log has the details", **request) -> None:
