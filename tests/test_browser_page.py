@@ -220,6 +220,7 @@ def test_the_place_in_the_queue_is_kept_up_to_date(page, pocket):
     expect(page.locator("#panes")).not_to_contain_text("queue")
     press(page, "Stop")
     expect(page.locator(".pane.running")).to_have_count(0)
+    client.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -19,7 +19,7 @@ def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     family.save(folder)
     loaded = Vlm.load(folder, "none", plain_template=not family.template)
-    loaded.model.float()
+    loaded.model.bfloat16().float()  # the same weights on a CPU that loads them in float32
     return loaded
 
 
@@ -44,7 +44,7 @@ def test_pairs_are_scored_as_each_alone(model):
     scores = pair_log_probabilities(model, prompts, answers)
     one_by_one = [mean_log_probabilities(model, p, [a])[0] for p, a in zip(prompts, answers, strict=True)]
     assert scores == pytest.approx(one_by_one, abs=1e-3)
-    assert len({round(score, 5) for score in scores}) == len(scores)
+    assert len({round(score, 3) for score in scores}) == len(scores)
 
 
 def test_pairs_are_scored_as_by_a_full_forward(model):

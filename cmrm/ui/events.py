@@ -24,12 +24,7 @@ _log = logging.getLogger(__name__)
 
 def running_on(*places: gr.HTML) -> dict[str, Any]:
     """Return the options of a visitor's event that runs the model; while it waits, `places` show where in the queue."""
-    return {
-        **ONE_AT_A_TIME,
-        "api_visibility": "private",
-        "show_progress": "minimal",
-        "show_progress_on": list(places),
-    }
+    return {**ONE_AT_A_TIME, **HIDDEN, "show_progress": "minimal", "show_progress_on": list(places)}
 
 
 def turn(blocks: gr.Blocks) -> str:

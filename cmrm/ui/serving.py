@@ -22,7 +22,7 @@ from .sweep import sweep_tab
 from .why import why_tab
 
 QUEUE = 80  # beyond MOST_WAITING the queue is for clicks, which are told how long it would take
-SESSIONS = 200  # kept, of visitors and of API calls, which take about 300 KB each
+SESSIONS = 200  # kept, of visitors and of API calls, which take about 400 KB each
 UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
 _CONTRAST = {  # the theme's own colours are too pale for WCAG AA
