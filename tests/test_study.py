@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -272,7 +273,9 @@ def test_two_processes_answer_what_one_does_record_by_record(plan, tmp_path):
 
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(plan):
     arguments = command(plan, sys.executable)
-    running = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    # Ctrl-C reaches it also where this test runs in the background of a shell, which lets its jobs ignore it.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    running = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
     journal, deadline = plan.out / "rows.jsonl", time.monotonic() + 60
     while time.monotonic() < deadline and not (journal.is_file() and journal.stat().st_size):
         time.sleep(0.05)
