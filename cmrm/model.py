@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from torch import nn
 from transformers import (
@@ -80,7 +81,7 @@ class Vlm:
         self.plain_batch: str = found.plain_batch
         self.identity = Identity(
             model=name,
-            revision=revision or getattr(model.config, "_commit_hash", None) or "",
+            revision=revision,
             architecture=f"{type(model).__name__}/{text_config.model_type}",
             hidden=text_config.hidden_size,
             layers=len(self.layers),
@@ -133,7 +134,7 @@ class Vlm:
             network.offload_folder = offloaded
             cast_unquantized(network, config, settings["dtype"])
             check_complete(str(model), network, info["missing_keys"])
-            name, revision = _naming(source)
+            name, revision = naming(source)
             vlm = cls(network, processor, name=name, revision=revision)
             # A template without a place for an image is known now, not at the first request.
             vlm.encode("Hello", vlm.corrupted("white"))
@@ -282,11 +283,12 @@ def _cached_width(layer: PretrainedConfig) -> int:
     return int(2 * heads * width)
 
 
-def _naming(source: str) -> tuple[str, str]:
-    """Return a model's name and, for a folder, what stands for its revision."""
+def naming(source: str) -> tuple[str, str]:
+    """Return a loaded model's name and its revision: the commit of the hub, or what stands for it in a folder."""
     folder = Path(source)
     if not folder.is_dir():
-        return source, ""
+        config = try_to_load_from_cache(source, "config.json")  # in the folder of its commit
+        return source, Path(config).parent.name if isinstance(config, str) else ""
     # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
     name = "pocket" if folder.resolve() == POCKET else f"local/{folder.resolve().name}"
     return name, _fingerprint(folder)

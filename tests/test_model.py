@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import huggingface_hub.constants
 import pytest
 import tiny
 import torch
@@ -37,6 +38,17 @@ def test_the_revision_names_the_weights_of_the_folder(checkpoint, tmp_path):
     tiny.processor().save_pretrained(tmp_path)
     assert Vlm.load(checkpoint, "none").identity.revision == Vlm.load(checkpoint, "nf4").identity.revision
     assert Vlm.load(tmp_path, "none").identity.revision != Vlm.load(checkpoint, "none").identity.revision
+
+
+def test_the_revision_of_a_model_of_the_hub_is_its_commit(checkpoint, tmp_path, monkeypatch):
+    commit, repository = "0123456789abcdef" * 2 + "01234567", tmp_path / "models--someone--vlm"
+    shutil.copytree(checkpoint, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    identity = Vlm.load("someone/vlm", "none").identity
+    assert (identity.model, identity.revision) == ("someone/vlm", commit)
 
 
 @pytest.mark.parametrize(
