@@ -8,7 +8,6 @@ from typing import Protocol
 
 from .judge import JUDGE, Verdict, verdict
 from .records import Record
-from .statistics import Rate
 
 
 class Judge(Protocol):
@@ -35,17 +34,23 @@ class PhraseJudge:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often two judges say the same of `n` answers, and Cohen's (1960) kappa: how much beyond chance.
+    """How many of `n` answers two judges say the `same` of, and Cohen's (1960) kappa: how much beyond chance.
 
     Kappa is nan where chance alone agrees always: both judges gave one and the same verdict throughout, or none.
+    Answers of several conditions to one record are not independent, so there is no interval.
     """
 
     n: int
-    share: Rate
+    same: int
     kappa: float
 
+    @property
+    def percent(self) -> float:
+        """Return how often they agree; nan without answers."""
+        return 100 * self.same / self.n if self.n else nan
+
     def __str__(self) -> str:
-        return f"{self.share} of {self.n:,} answers, kappa {self.kappa:.2f}"
+        return f"{self.percent:.1f}% of {self.n:,} answers, kappa {self.kappa:.2f}"
 
 
 def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
@@ -59,4 +64,4 @@ def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
     ours, theirs = Counter(first), Counter(second)
     chance = sum(ours[kind] * theirs[kind] for kind in ours)  # times n squared, so that all is exact
     kappa = (n * same - chance) / (n**2 - chance) if chance < n**2 else nan
-    return Agreement(n, Rate(same, n), kappa)
+    return Agreement(n, same, kappa)

@@ -53,6 +53,9 @@ class Paired:
     def of(cls, first: Sequence[bool], second: Sequence[bool], seed: int = 0, draws: int = 2000) -> "Paired":
         """Compare two conditions record by record; the interval is the percentile bootstrap over pairs.
 
+        Where no pair differs, resampling them shows nothing: the interval is then what 97.5% of samples of `n` would
+        have shown a difference beyond, either way (Clopper and Pearson, 1934).
+
         Raises:
             ValueError: sequences of different lengths.
         """
@@ -60,6 +63,9 @@ class Paired:
         n, b, c = len(pairs), pairs.count((True, False)), pairs.count((False, True))
         if not n:
             return cls(n, b, c)
+        if not b + c:
+            bound = 100 * (1 - 0.025 ** (1 / n))
+            return cls(n, b, c, (-bound, bound))
         # Pairs drawn with replacement are counts of a multinomial: only how many of each kind matters.
         drawn = np.random.default_rng(seed).multinomial(n, [b / n, c / n, (n - b - c) / n], size=draws)
         low, high = np.percentile(100 * (drawn[:, 1] - drawn[:, 0]) / n, (2.5, 97.5))

@@ -222,7 +222,7 @@ class Report:
         }
         # JSON has no nan.
         agreements = {
-            name: {**asdict(found), "kappa": None if isnan(found.kappa) else found.kappa}
+            name: {**asdict(found), "percent": found.percent, "kappa": None if isnan(found.kappa) else found.kappa}
             for name, found in self.agreements.items()
         }
         return {**self.settings, "judge": self.judge, "agreement": agreements, "rows": rows}
