@@ -1,6 +1,7 @@
 """Where the files that ship with the project are, and those that it makes."""
 
 import os
+import tempfile
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -11,3 +12,23 @@ def cache_folder() -> Path:
     """Return where offsets and pictures are kept: $CMRM_CACHE, or `cmrm` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmrm"
     return Path(os.environ.get("CMRM_CACHE") or default)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it, so that no failure leaves half of one.
+
+    Raises:
+        OSError: the folder can't be made, or the file not be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, half = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(half, 0o644)
+        os.replace(half, path)
+    except BaseException:
+        os.unlink(half)
+        raise

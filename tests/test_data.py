@@ -1,6 +1,7 @@
 """Records from files in every layout, written by hand here, and what bad files say."""
 
 import csv
+import errno
 import io
 import json
 import sys
@@ -422,6 +423,38 @@ def test_pictures_of_parquet_files_are_kept_on_disk_once(tmp_path):
     assert records[0].picture.read_bytes() == png()
 
 
+def test_a_full_disk_leaves_no_part_of_a_picture(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("CMRM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("cmrm.paths.os.fsync", full)
+    row = {"prompt": LOCK, "label": "harmful", "image": {"bytes": png(), "path": None}}
+    with bad("No space left", "CMRM_CACHE"):
+        load_records(parquet(tmp_path / "d.parquet", row))
+    assert list((tmp_path / "cache" / "pictures").iterdir()) == []
+
+
+def test_files_of_one_name_in_several_folders_have_ids_of_their_own(tmp_path):
+    picture(tmp_path / "a.png")
+    bare = {"prompt": BREAD, "label": "harmless"}
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        jsonl(tmp_path / folder / "d.jsonl", bare, bare)
+    images = {"images": tmp_path / "a.png"}
+    assert [r.id for r in load_records(str(tmp_path / "x" / "d.jsonl"), **images)] == ["d-1", "d-2"]
+    both = [r.id for r in load_records(str(tmp_path / "*" / "d.jsonl"), **images)]
+    assert both == ["x/d.jsonl-1", "x/d.jsonl-2", "y/d.jsonl-1", "y/d.jsonl-2"]
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    picture(tmp_path / "a.png")
+    line = r'{"id": "\ud83d", "prompt": "bake \ud83d\ude00 \ude00 bread", "label": "harmless", "image": "a.png"}'
+    (record,) = load_records(jsonl(tmp_path / "d.jsonl", line))
+    assert record.id == "\ufffd"
+    assert record.prompt == "bake \U0001f600 \ufffd bread"
+
+
 def test_the_digest_is_of_prompt_picture_and_label_alone(tmp_path):
     red = picture(tmp_path / "red.png")
     record = Record("1", LOCK, red, "harmful", category="a")
@@ -444,11 +477,10 @@ def test_the_digest_is_of_prompt_picture_and_label_alone(tmp_path):
     assert Record("1", LOCK, None, "harmful").digest() == noted
 
 
-@given(prompts=st.lists(st.text(), unique=True), data=st.data())
-def test_splits_are_stable_under_order(prompts, data):
-    records = [Record(str(k), prompt, None, "harmful") for k, prompt in enumerate(prompts)]
-    shuffled = data.draw(st.permutations(records))
-    assert {r.prompt for r in records if split_of(r) == "dev"} == {r.prompt for r in shuffled if split_of(r) == "dev"}
+@given(st.text(), st.text(), st.text())
+def test_the_split_goes_by_what_is_asked_and_not_by_how_it_is_filed(prompt, name, category):
+    plain, filed = Record("1", prompt, None, "harmful"), Record(name, prompt, None, "harmful", (name,), category)
+    assert split_of(plain) == split_of(filed)
 
 
 def test_a_fifth_is_dev():

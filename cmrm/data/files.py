@@ -4,7 +4,7 @@ import csv
 import glob
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ _BATCH = 8  # rows of a parquet file in memory at once: their pictures may be la
 
 @dataclass(frozen=True)
 class Row:
-    """One entry of a data file: its values by column; `where` is its place in the file, such as "line 3"."""
+    """One entry of a data file: its values by column; `where` is its place in the file, such as "line 3".
+
+    `name` is what ids call the file: short, but no other file of the source is called so.
+    """
 
     values: dict[str, Any]
     file: Path
     where: str
+    name: str
 
     def fault(self, why: str) -> CmrmError:
         """Return an error that names this row; `why` says what is wrong and what to do."""
@@ -40,13 +44,14 @@ class Row:
         value = self.values.get(column)
         if isinstance(value, (dict, list, bytes)) or value is None or not str(value).strip():
             raise self.fault(f"there is no {column!r}; write it there, or leave the record out.")
-        return str(value)
+        # JSON may hold half a character, which no file and no tokenizer takes.
+        return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     @property
     def id(self) -> str:
         """The row's own id, else one made of the file's name and the place in it."""
         own = self.values.get("id")
-        return f"{self.file.stem}-{self.where.split()[-1]}" if own is None or own == "" else self.text("id")
+        return f"{self.name}-{self.where.split()[-1]}" if own is None or own == "" else self.text("id")
 
 
 def located(source: str) -> list[Path]:
@@ -86,7 +91,16 @@ def _fetched(source: str) -> tuple[Path, str]:
     return Path(folder), f"**/*{kind}"
 
 
-def rows(path: Path) -> Iterator[Row | CmrmError]:
+def names(files: Sequence[Path]) -> list[str]:
+    """Return what ids call each file: its name without the ending, or its path where several have one name."""
+    stems = [path.stem for path in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    root = os.path.commonpath([path.parent for path in files])
+    return [path.relative_to(root).as_posix() for path in files]
+
+
+def rows(path: Path, name: str) -> Iterator[Row | CmrmError]:
     """Yield the rows of a JSONL, JSON, CSV, TSV or parquet file, and an error in place of one that is none.
 
     Raises:
@@ -97,7 +111,7 @@ def rows(path: Path) -> Iterator[Row | CmrmError]:
         raise CmrmError(f"{path.name!r} is none of {', '.join(_READERS)}; convert it to one of them.")
     try:
         for where, values in reader(path):
-            row = Row(values if isinstance(values, dict) else {}, path, where)
+            row = Row(values if isinstance(values, dict) else {}, path, where, name)
             yield row if isinstance(values, dict) else row.fault(f"{values}; mend it, or take it out.")
     except (OSError, ValueError, csv.Error, RecursionError, NotImplementedError) as error:
         if isinstance(error, CmrmError):

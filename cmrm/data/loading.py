@@ -8,7 +8,7 @@ from ..errors import CmrmError
 from ..options import Layout, check_choice
 from ..records import Record
 from . import figstep, generic, mmsafetybench, scienceqa, vlsafe, xstest
-from .files import Row, located, rows
+from .files import Row, located, names, rows
 from .pictures import Pictures
 
 
@@ -51,9 +51,10 @@ def load_records(
     check_choice("layout", layout, Layout)
     pictures = Pictures(images and Path(images))
     records: dict[str, Record] = {}
-    for file in located(str(source)):
+    files = located(str(source))
+    for file, name in zip(files, names(files), strict=True):
         reader = None if layout == "auto" else _READERS[layout]
-        for row in rows(file):
+        for row in rows(file, name):
             try:
                 if isinstance(row, CmrmError):
                     raise row

@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..errors import CmrmError
-from ..paths import cache_folder
+from ..paths import cache_folder, write_whole
 from ..records import Picture
 from .files import Row
 
@@ -79,10 +78,7 @@ def _kept(content: bytes) -> Path:
     path = cache_folder() / "pictures" / hashlib.sha256(content).hexdigest()
     if not path.is_file():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(content)
-            os.replace(file.name, path)
+            write_whole(path, content)
         except OSError as error:
             raise CmrmError(
                 f"A picture could not be kept in {str(path.parent)!r} ({error}); set CMRM_CACHE to another folder."
