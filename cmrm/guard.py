@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from .errors import CmrmError
 from .extraction import Progress
 from .judge import JUDGE, Verdict
 from .judges import PhraseJudge
+from .model import naming
 from .placement import checked_device_map
 from .prompts import neutralise
 from .quantization import load_settings
@@ -60,12 +60,13 @@ class GuardJudge:
             CmrmError: a guard that can't be loaded, has no chat template, or has labels of unknown meaning.
         """
         source = model.removeprefix("hf:")
-        name = f"local/{Path(source).resolve().name}" if Path(source).is_dir() else source
         check_files(source)
         with refused(source, source, "give a folder or a hub id of a guard model that transformers can load"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+            known, revision = naming(source)
+            name = f"{known}@{revision[:8]}" if revision else known  # folders of one name may hold different guards
             if (config.architectures or [""])[0].endswith("ForSequenceClassification"):
                 ask: _Classifier | _Chat = _Classifier.of(name, source, config, tokenizer)
             else:

@@ -1,6 +1,7 @@
 """Guard models as judges: tiny ones whose weights are set so that one word makes an answer unsafe."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -144,7 +145,7 @@ def test_an_unsafe_answer_complied_and_a_safe_one_refused(guard):
 
 
 def test_what_it_can_not_see_is_left_to_phrases_and_its_name_says_so(guard):
-    assert guard.name == "local/tiny-guard (harmless requests: refusal phrases)"
+    assert re.fullmatch(r"local/tiny-guard@\w{8} \(harmless requests: refusal phrases\)", guard.name)
     harmless = [record(label="harmless"), record(label="harmless"), record(label="question")]
     assert guard.verdicts(harmless, ["spill it here", "I'm sorry, I can't.", "red"]) == [
         "complied",
@@ -169,9 +170,18 @@ def test_a_batch_is_judged_as_each_alone_and_progress_is_told(guard):
 
 def test_a_classifier_of_refusals_judges_every_answer_by_itself(tmp_path):
     guard = GuardJudge.load("hf:" + save_classifier(tmp_path / "refusals", "NORMAL", "REJECTION"))
-    assert guard.name == "local/refusals"
+    assert re.fullmatch(r"local/refusals@\w{8}", guard.name)
     asked = [record(), record(label="harmless"), record("spill it"), record(label="harmless")]
     assert guard.verdicts(asked, ["spill", "spill", "well then", ""]) == ["refused", "refused", "complied", "broken"]
+
+
+def test_two_guards_in_folders_of_one_name_are_two_judges(tmp_path):
+    place = save_classifier(tmp_path / "a" / "guard", "safe", "unsafe")
+    copy = shutil.copytree(place, tmp_path / "b" / "guard")
+    first = GuardJudge.load(place).name
+    assert GuardJudge.load(str(copy)).name == first
+    other = save_classifier(tmp_path / "c" / "guard", "harmful", "unharmful")
+    assert GuardJudge.load(other).name != first
 
 
 def test_markers_in_an_answer_are_text(tmp_path):
