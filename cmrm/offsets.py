@@ -1,5 +1,6 @@
 """Anchor offsets: one vector per decoder layer, and what they fit."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,10 @@ class Offsets:
             for name in ("model", "revision", "quantization", "dtype")
             if (mine := getattr(self.fits, name)) != (theirs := getattr(vlm.identity, name))
         ]
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the values."""
+        return hashlib.sha256(self.values.numpy().tobytes()).hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file whose header says what the offsets fit and how they were made.

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from cmrm import PerRow, Vlm, extract_offsets, steer
-from cmrm.evaluation.batches import alike, answer_batch
+from cmrm.batches import alike, answer_batch
 
 PROMPTS = ["What is this?", "And where on earth is it, do you think?", "Why?"]
 NAMES = ["llava", "llava_next", "qwen2_5_vl", "gemma3", "idefics3", "paligemma", "mllama"]

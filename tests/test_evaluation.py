@@ -164,6 +164,25 @@ def test_another_runs_folder_is_refused_and_says_what_differs(tmp_path):
     assert len(Journal(tmp_path, settings).entries) == 1
 
 
+@pytest.mark.parametrize("name", ["run.json", "cost.json"])
+@pytest.mark.parametrize("content", ["[]", "{", "\x00"])
+def test_a_damaged_note_of_the_run_is_said(tmp_path, name, content):
+    journal = Journal(tmp_path, settings)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CmrmError, match=rf"{name} is damaged"):
+        (Journal(tmp_path, settings) if name == "run.json" else journal).spend(0.0, 0)
+
+
+def test_hours_are_those_of_all_sittings_that_kept_something(tmp_path):
+    first = Journal(tmp_path, settings)
+    first.add(ENTRIES[:1])
+    assert first.spend(2.0, 7) == {"hours": 2.0, "gpu_memory": 7}
+    assert Journal(tmp_path, settings).spend(0.5, 9) == {"hours": 2.0, "gpu_memory": 7}  # nothing was left to do
+    third = Journal(tmp_path, settings)
+    third.add(ENTRIES[1:2])
+    assert third.spend(1.0, 5) == {"hours": 3.0, "gpu_memory": 7}
+
+
 def test_a_full_disk_is_said_and_what_was_kept_stays(tmp_path, monkeypatch):
     journal = Journal(tmp_path, settings)
     journal.add(ENTRIES[:2])

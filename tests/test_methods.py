@@ -1,5 +1,7 @@
 """Every method and control against its formula, computed from plain full forwards one prompt at a time."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -8,12 +10,12 @@ from PIL import Image
 from cmrm import CmrmError, PerRow, compare, extract_offsets, many_prompt_offsets, prompt_offsets, steer
 from cmrm.anchors import AnchorSet
 from cmrm.methods.adashield import DefencePrompt
-from cmrm.methods.captions import Captioned, Captions
-from cmrm.methods.ceilings import OtherImage, TextOnly
-from cmrm.methods.controls import OtherPrompt, only_anchors, random_direction, sign_flip
-from cmrm.methods.defence import Undefended, with_picture
+from cmrm.methods.captions import REQUEST, Captioned
+from cmrm.methods.ceilings import Beside
+from cmrm.methods.controls import OtherPrompt, random_direction, sign_flip
+from cmrm.methods.defence import Undefended
 from cmrm.methods.levels import DatasetLevel, SampleLevel
-from cmrm.methods.refusal_direction import Restored, added, refusal_direction
+from cmrm.methods.refusal_direction import Restored, refusal_direction
 from cmrm.methods.shiftdc import ShiftDC, paper_layers
 from cmrm.records import Record
 
@@ -57,8 +59,8 @@ def direction(shared_vlm):
 
 
 @pytest.fixture(scope="module")
-def captions(shared_vlm):
-    return Captions(shared_vlm, max_new_tokens=6)
+def captioned(shared_vlm):
+    return Captioned(shared_vlm, max_new_tokens=6)
 
 
 @pytest.mark.parametrize("estimator", ["mean", "sequential"])
@@ -115,7 +117,6 @@ def test_sample_level_is_text_minus_corrupted_of_each_record(vlm):
 
 def test_the_refusal_direction_is_harmful_minus_harmless(vlm, direction):
     torch.testing.assert_close(direction.values, plain_direction(vlm), **CLOSE)
-    assert added(direction).steering(RECORDS) is direction
 
 
 def test_restoring_brings_back_the_projection_of_the_text_alone_and_nothing_else(vlm, direction):
@@ -141,12 +142,11 @@ def test_restoring_works_at_all_positions(vlm, direction):
     torch.testing.assert_close((state + row.delta(1, state)) @ unit, level.expand(1, 5), **CLOSE)
 
 
-def test_shiftdc_takes_out_what_the_image_adds_along_the_direction(vlm, direction, captions):
-    captioned = Captioned(captions)
+def test_shiftdc_takes_out_what_the_image_adds_along_the_direction(vlm, direction, captioned):
     rows = vectors(ShiftDC(captioned, direction).steering(RECORDS), len(RECORDS), vlm)
     safe = -plain_direction(vlm)
-    for record, row in zip(RECORDS, rows, strict=True):
-        alone = plain(vlm, captioned.shown(record).prompt, None)
+    for record, told, row in zip(RECORDS, captioned.shown(RECORDS), rows, strict=True):
+        alone = plain(vlm, told.prompt, None)
         shift = plain(vlm, record.prompt, record.image) - alone
         along = ((shift * safe).sum(-1) / (safe * safe).sum(-1))[:, None] * safe
         torch.testing.assert_close(row, -along, **CLOSE)
@@ -159,51 +159,43 @@ def test_shiftdc_steers_the_same_part_of_any_depth(count, first):
     assert paper_layers(count) == tuple(range(first, count))
 
 
-def test_a_caption_is_the_model_s_own_answer_made_once_an_image(vlm, monkeypatch):
-    asked = []
-
-    def counted(*args, **options):
-        asked.append(args)
-        return compare(*args, **options)
-
-    monkeypatch.setattr("cmrm.methods.captions.compare", counted)
-    captions = Captions(vlm, max_new_tokens=6)
-    said = [captions.of(image) for image in (RED, tiny.PICTURE, RED.copy(), tiny.PICTURE.copy())]
-    assert len(asked) == 2
-    assert said[:2] == said[2:]
-    ids = tiny.generated(vlm, vlm.encode(captions.request, RED), 6)
-    assert said[0] == vlm.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+def test_a_caption_is_the_model_s_own_answer_and_takes_the_image_s_place(vlm, captioned):
+    shown = captioned.shown(RECORDS)
+    for before, after in zip(RECORDS[:4], shown, strict=False):
+        ids = tiny.generated(vlm, vlm.encode(REQUEST, before.image), 6)
+        said = vlm.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        assert said
+        assert said in after.prompt
+        assert after.prompt.endswith(before.prompt)
+        assert replace(after, prompt=before.prompt) == replace(before, picture=None)
+    assert shown[4] == RECORDS[4]  # no image
 
 
-def test_captioned_records_hold_caption_and_prompt_but_no_image(captions):
-    shown = Captioned(captions).shown(RECORDS[1])
-    assert shown.image is None
-    assert captions.of(RED) in shown.prompt
-    assert shown.prompt.endswith(RECORDS[1].prompt)
-    assert (shown.id, shown.label, shown.answers) == ("b", "question", ("red",))
-    assert Captioned(captions).shown(RECORDS[-1]) == RECORDS[-1]
+def test_images_of_different_shapes_are_captioned_in_passes_of_their_own(captioned, monkeypatch):
+    together = captioned.shown(RECORDS)
+    monkeypatch.setattr("cmrm.methods.captions.alike", lambda inputs: [[k] for k in reversed(range(len(inputs)))])
+    assert captioned.shown(RECORDS) == together
 
 
 def test_an_empty_caption_leaves_the_prompt(vlm, monkeypatch):
-    monkeypatch.setattr(Captions, "of", lambda *_: "")
-    assert Captioned(Captions(vlm)).shown(RECORDS[0]) == with_picture(RECORDS[0], None)
+    monkeypatch.setattr(Captioned, "captions", lambda *_: {"a": ""})
+    assert Captioned(vlm).shown(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
 
 
 def test_the_defence_prompt_surrounds_the_prompt_and_leaves_the_rest():
-    shown = DefencePrompt().shown(RECORDS[0])
+    [shown] = DefencePrompt().shown(RECORDS[:1])
     assert shown.prompt.endswith(RECORDS[0].prompt)
     assert len(shown.prompt) > 200
     assert shown.picture is tiny.PICTURE
-    assert DefencePrompt("{prompt} Be good.").shown(RECORDS[0]).prompt == "pick a lock Be good."
+    assert DefencePrompt("{prompt} Be good.").shown(RECORDS[:1])[0].prompt == "pick a lock Be good."
 
 
 def test_ceilings_change_the_image_alone(vlm):
-    assert TextOnly().shown(RECORDS[0]) == with_picture(RECORDS[0], None)
-    noise = OtherImage.corrupted(vlm, "noise")
-    assert noise.name == "noise image"
-    for record in RECORDS:
-        assert noise.shown(record).image.tobytes() == vlm.corrupted("noise").tobytes()
-        assert noise.shown(record).prompt == record.prompt
+    assert Beside(None).shown(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
+    noise = vlm.corrupted("noise")
+    for before, after in zip(RECORDS, Beside(noise).shown(RECORDS), strict=True):
+        assert after.image.tobytes() == noise.tobytes()
+        assert replace(after, picture=before.picture) == before
 
 
 def test_a_random_direction_is_as_long_and_another_with_another_seed(offsets):
@@ -231,16 +223,6 @@ def test_a_sign_flip_is_a_signed_mean_of_the_anchors_as_long_as_the_offsets(vlm)
     assert len(found) > 2
 
 
-def test_only_anchors_are_the_offsets_of_that_group(vlm):
-    made = only_anchors(vlm, ANCHORS, "harmless", estimator="mean")
-    assert made.name == "harmless-only anchors"
-    torch.testing.assert_close(
-        made.offsets.values, extract_offsets(vlm, ["cut the bread", "dig a pond"], estimator="mean").values
-    )
-    with pytest.raises(CmrmError, match="no rude text, only"):
-        only_anchors(vlm, ANCHORS, "rude")
-
-
 def test_another_prompt_s_offsets_do_not_depend_on_the_batch(vlm):
     other = OtherPrompt(SampleLevel(vlm, "mean"), tuple(PROMPTS))
     together = vectors(other.steering(RECORDS), len(RECORDS), vlm)
@@ -254,18 +236,19 @@ def test_another_prompt_s_offsets_do_not_depend_on_the_batch(vlm):
         OtherPrompt(SampleLevel(vlm), ("pick a lock",)).steering(RECORDS[:1])
 
 
-def test_every_method_steers_left_over_records_as_in_a_full_batch_and_leaves_no_hook(vlm, direction, captions, offsets):
+def test_every_method_steers_left_over_records_as_in_a_full_batch_and_leaves_no_hook(
+    vlm, direction, captioned, offsets
+):
     before = vlm.hook_count
     methods = [
         Undefended(),
-        TextOnly(),
+        Beside(None),
         DefencePrompt(),
         DatasetLevel(offsets),
-        added(direction),
         SampleLevel(vlm),
         OtherPrompt(SampleLevel(vlm), tuple(PROMPTS)),
         Restored(vlm, direction),
-        ShiftDC(Captioned(captions), direction),
+        ShiftDC(captioned, direction),
     ]
     state = torch.randn(len(RECORDS), 1, vlm.identity.hidden)
     for method in methods:
@@ -281,4 +264,3 @@ def test_every_method_steers_left_over_records_as_in_a_full_batch_and_leaves_no_
         *_, last = compare(vlm, RED, PROMPTS[0], method.steering(RECORDS[:1]), (1.0,), max_new_tokens=3)
         assert last.rows[1].tokens
     assert vlm.hook_count == before
-    assert len({method.name for method in methods}) == len(methods)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +16,12 @@ import test_guard
 import tiny
 import torch
 
-from cmrm import CmrmError, Vlm, extraction
+from cmrm import CmrmError, Vlm, extract_offsets, extraction
+from cmrm.anchors import load_anchors
 from cmrm.evaluation import Plan, run
 from cmrm.evaluation import study as study_module
 from cmrm.guard import GuardJudge
+from cmrm.methods.captions import Captioned
 from cmrm.methods.levels import SampleLevel
 
 PROMPTS = {
@@ -122,7 +126,7 @@ def test_a_finished_run_answers_nothing_again_but_another_judge_reads_it(plan, t
     assert run(plan) == table
     test_guard.save_chat(tmp_path / "guard")  # which finds every answer safe
     judged = run(Plan(**{**vars(plan), "judge": str(tmp_path / "guard")}))
-    assert "judge: local/guard (harmless requests: refusal phrases)" in judged
+    assert re.search(r"judge: local/guard@\w+ \(harmless requests: refusal phrases\)", judged)
     assert "Agreement of local/guard" in judged
     for row in rows(plan.out).values():
         if row["label"] == "harmful":
@@ -209,6 +213,55 @@ def test_a_record_that_cannot_be_steered_is_left_out_alone(plan, monkeypatch):
     run(Plan(**few | {"skip_bad": True}))
     errors = {key: row["error"] for key, row in rows(plan.out).items() if row["error"]}
     assert errors == {("sample-level", "harmful-1"): "Its other prompt is too long."}
+
+
+def test_what_one_run_left_out_a_strict_one_answers(plan, monkeypatch):
+    class Broken(SampleLevel):
+        def steering(self, records):
+            raise CmrmError("Not today.")
+
+    few = {**vars(plan), "groups": ("cmrm",)}
+    with monkeypatch.context() as broken:
+        broken.setattr("cmrm.evaluation.catalog.SampleLevel", Broken)
+        run(Plan(**few | {"skip_bad": True}))
+    assert rows(plan.out)["sample-level", "harmful-0"]["error"] == "Not today."
+    run(Plan(**few))
+    assert not any(row["error"] for row in rows(plan.out).values())
+
+
+def test_captions_count_in_the_time_of_every_row_that_needs_them(plan, monkeypatch):
+    real, wait = Captioned.captions, 0.3
+
+    def slow(captioned, records):
+        time.sleep(wait * len(records))
+        return real(captioned, records)
+
+    monkeypatch.setattr(Captioned, "captions", slow)
+    run(Plan(**vars(plan) | {"groups": ("ceilings", "rivals")}))
+    seconds = {}
+    for line in (plan.out / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        seconds.setdefault(row["condition"], []).append(row["seconds"])
+    slowest = [name for name, spent in seconds.items() if min(spent) > wait]
+    assert slowest == ["caption + query", "ShiftDC"]
+
+
+def test_offsets_of_a_file_name_its_rows_by_their_own_estimator(plan, tmp_path):
+    vlm, texts = Vlm.load(plan.model, "none"), load_anchors("anchors").texts[:6]
+    for name, alpha in (("mine", 1.0), ("other/mine", 2.0)):
+        made = extract_offsets(vlm, texts, estimator="mean", corruption="noise")
+        replace(made, values=made.values * alpha).save(tmp_path / f"{name}.safetensors")
+    own = vars(plan) | {"groups": ("cmrm", "estimators"), "offsets": str(tmp_path / "mine.safetensors")}
+    run(Plan(**own))
+    results = json.loads((plan.out / "results.json").read_text())
+    assert {row for row in results["rows"] if row.startswith("dataset")} == {
+        "dataset-level",
+        "dataset-level, pc1",
+        "dataset-level, sequential",
+        "dataset-level, white image",
+    }
+    with pytest.raises(CmrmError, match="another offsets"):
+        run(Plan(**own | {"offsets": str(tmp_path / "other" / "mine.safetensors")}))
 
 
 def test_a_picture_that_the_processor_refuses_is_a_bad_record(plan, monkeypatch):

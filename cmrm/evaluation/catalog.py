@@ -9,16 +9,16 @@ from functools import cached_property
 from ..anchors import AnchorSet, load_anchors
 from ..extraction import extract_offsets, many_prompt_offsets
 from ..methods.adashield import DefencePrompt
-from ..methods.captions import Captioned, Captions
-from ..methods.ceilings import OtherImage, TextOnly
-from ..methods.controls import OtherPrompt, only_anchors, random_direction, sign_flip
-from ..methods.defence import Undefended
+from ..methods.captions import Captioned
+from ..methods.ceilings import Beside
+from ..methods.controls import OtherPrompt, random_direction, sign_flip
+from ..methods.defence import Defence, Undefended
 from ..methods.levels import DatasetLevel, SampleLevel
-from ..methods.refusal_direction import Restored, added, refusal_direction
+from ..methods.refusal_direction import Restored, refusal_direction
 from ..methods.shiftdc import ShiftDC, paper_layers
 from ..offsets import Offsets
 from ..options import ESTIMATORS, Corruption, Estimator
-from ..recipes import RivalSetting, rival_settings
+from ..recipes import Recipe, RivalSetting, rival_settings
 from ..records import Record
 from ..workbench import Workbench
 from .report import UNSTEERED
@@ -56,7 +56,7 @@ class _Shelf:
     @cached_property
     def anchors(self) -> AnchorSet:
         """The whole anchor set of the dataset-level offsets, all groups."""
-        return load_anchors(self.bench.recipes["dataset"].anchors.partition(":")[0])
+        return load_anchors(self.recipe.anchors.partition(":")[0])
 
     @cached_property
     def direction(self) -> Offsets:
@@ -64,43 +64,65 @@ class _Shelf:
 
     @cached_property
     def captioned(self) -> Captioned:
-        return Captioned(Captions(self.bench.vlm), "caption + query")
+        return Captioned(self.bench.vlm)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How the dataset-level offsets were measured, and how they are applied."""
+        return self.bench.recipe("dataset")
 
     @cached_property
     def dataset(self) -> Condition:
-        """CMRM at the dataset level, as shipped."""
-        recipe = self.bench.recipes["dataset"]
-        defence = DatasetLevel(self.bench.offsets)
-        return Condition("dataset-level", "cmrm", defence, recipe.alpha, recipe.layers, steps=recipe.steps)
+        """CMRM at the dataset level, as the page has it."""
+        return _placed("dataset-level", DatasetLevel(self.bench.offsets), self.recipe)
 
     @cached_property
     def sample(self) -> Condition:
-        """CMRM at the sample level, as shipped."""
-        recipe = self.bench.recipes["sample"]
-        return Condition("sample-level", "cmrm", self.sample_level, recipe.alpha, recipe.layers, steps=recipe.steps)
+        """CMRM at the sample level, as the page has it."""
+        return _placed("sample-level", self.sample_level, self.bench.recipe("sample"))
 
-    @property
+    @cached_property
     def sample_level(self) -> SampleLevel:
-        recipe = self.bench.recipes["sample"]
+        recipe = self.bench.recipe("sample")
         return SampleLevel(self.bench.vlm, recipe.estimator, recipe.corruption)
 
-    def offsets(self, estimator: Estimator, corruption: Corruption) -> DatasetLevel:
-        """Dataset-level offsets of the shipped anchors, measured in another way."""
-        texts = load_anchors(self.bench.recipes["dataset"].anchors).texts
-        return DatasetLevel(extract_offsets(self.bench.vlm, texts, estimator=estimator, corruption=corruption))
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The anchors that the recipe takes."""
+        return load_anchors(self.recipe.anchors).texts
 
-    def controlled(self, name: str, offsets: Offsets) -> Condition:
-        """A control in the place of the dataset-level offsets: the same alpha, layers and steps."""
-        return replace(self.dataset, name=name, group="controls", defence=DatasetLevel(offsets, name))
+    def level(
+        self,
+        name: str,
+        group: str,
+        *,
+        texts: Sequence[str] = (),
+        estimator: Estimator | None = None,
+        corruption: Corruption | None = None,
+    ) -> Condition:
+        """The dataset-level row with offsets measured in another way; what is not given is the recipe's."""
+        offsets = extract_offsets(
+            self.bench.vlm,
+            texts or self.texts,
+            estimator=estimator or self.recipe.estimator,
+            corruption=corruption or self.recipe.corruption,
+        )
+        return self.instead(name, group, offsets)
+
+    def instead(self, name: str, group: str, offsets: Offsets) -> Condition:
+        """The dataset-level row with other offsets: the same alpha, layers, positions and steps."""
+        return replace(self.dataset, name=name, group=group, defence=DatasetLevel(offsets))
+
+
+def _placed(name: str, defence: Defence, recipe: Recipe) -> Condition:
+    return Condition(name, "cmrm", defence, recipe.alpha, recipe.layers, recipe.positions, recipe.steps)
 
 
 def _ceilings(shelf: _Shelf) -> Iterator[Condition]:
-    vlm = shelf.bench.vlm
-    yield Condition("text only", "ceilings", TextOnly(), labels=REQUESTS)
-    yield Condition(shelf.captioned.name, "ceilings", shelf.captioned)
-    for corruption in ("white", "noise"):
-        other = OtherImage.corrupted(vlm, corruption)
-        yield Condition(other.name, "ceilings", other, labels=REQUESTS)
+    yield Condition("text only", "ceilings", Beside(None), labels=REQUESTS)
+    yield Condition("caption + query", "ceilings", shelf.captioned)
+    yield Condition("white image", "ceilings", Beside(shelf.bench.vlm.corrupted("white")), labels=REQUESTS)
+    yield Condition("noise image", "ceilings", Beside(shelf.bench.vlm.corrupted("noise")), labels=REQUESTS)
 
 
 def _cmrm(shelf: _Shelf) -> Iterator[Condition]:
@@ -109,14 +131,12 @@ def _cmrm(shelf: _Shelf) -> Iterator[Condition]:
 
 
 def _estimators(shelf: _Shelf) -> Iterator[Condition]:
-    recipes = shelf.bench.recipes
-    for estimator in sorted(set(ESTIMATORS) - {recipes["dataset"].estimator}):
-        defence = shelf.offsets(estimator, recipes["dataset"].corruption)
-        yield replace(shelf.dataset, name=f"dataset-level, {estimator}", group="estimators", defence=defence)
-    defence = shelf.offsets(recipes["dataset"].estimator, "noise")
-    yield replace(shelf.dataset, name="dataset-level, noise image", group="estimators", defence=defence)
-    for estimator in sorted(set(ESTIMATORS) - {recipes["sample"].estimator, "pc1"}):  # pc1 takes several texts
-        own = SampleLevel(shelf.bench.vlm, estimator, recipes["sample"].corruption)
+    for estimator in sorted(set(ESTIMATORS) - {shelf.recipe.estimator}):
+        yield shelf.level(f"dataset-level, {estimator}", "estimators", estimator=estimator)
+    other: Corruption = "white" if shelf.recipe.corruption == "noise" else "noise"
+    yield shelf.level(f"dataset-level, {other} image", "estimators", corruption=other)
+    for estimator in sorted(set(ESTIMATORS) - {shelf.sample_level.estimator, "pc1"}):  # pc1 takes several texts
+        own = replace(shelf.sample_level, estimator=estimator)
         yield replace(shelf.sample, name=f"sample-level, {estimator}", group="estimators", defence=own)
 
 
@@ -134,8 +154,8 @@ def _places(shelf: _Shelf) -> Iterator[Condition]:
     yield replace(shelf.dataset, name="dataset-level, all layers", group="places", layers=None)
     yield replace(shelf.dataset, name="dataset-level, positions = all", group="places", positions="all")
     yield replace(shelf.dataset, name="dataset-level, steps = all", group="places", steps="all")
-    plain = shelf.offsets("mean", shelf.bench.recipes["dataset"].corruption)
-    yield Condition("plain mean, alpha 1, all layers", "places", plain)
+    plain = shelf.level("plain mean, alpha 1, all layers", "places", estimator="mean")
+    yield replace(plain, alpha=1.0, layers=None, positions="last", steps="prompt")
 
 
 def _rivals(shelf: _Shelf) -> Iterator[Condition]:
@@ -147,38 +167,37 @@ def _rivals(shelf: _Shelf) -> Iterator[Condition]:
         "shiftdc": RivalSetting(1.0, paper_layers(count)),
         **rival_settings(vlm.identity.model),
     }
-    defences = {
-        "add": added(shelf.direction),
-        "restore": Restored(vlm, shelf.direction),
-        "shiftdc": ShiftDC(shelf.captioned, shelf.direction),
-    }
-    for key, defence in defences.items():
-        yield Condition(defence.name, "rivals", defence, settings[key].alpha, settings[key].layers)
-    prompt = DefencePrompt()
-    yield Condition(f"{prompt.name} (AdaShield-S)", "rivals", prompt)
+    rivals: list[tuple[str, str, Defence]] = [
+        ("refusal direction, added", "add", DatasetLevel(shelf.direction)),
+        ("refusal direction, restored", "restore", Restored(vlm, shelf.direction)),
+        ("ShiftDC", "shiftdc", ShiftDC(shelf.captioned, shelf.direction)),
+    ]
+    for name, key, defence in rivals:
+        yield Condition(name, "rivals", defence, settings[key].alpha, settings[key].layers)
+    yield Condition("defence prompt (AdaShield-S)", "rivals", DefencePrompt())
 
 
 def _controls(shelf: _Shelf) -> Iterator[Condition]:
-    vlm, recipe = shelf.bench.vlm, shelf.bench.recipes["dataset"]
+    vlm, whole, recipe = shelf.bench.vlm, shelf.bench.offsets, shelf.recipe
     for seed in SEEDS:
-        yield shelf.controlled(f"random direction #{seed}", random_direction(shelf.bench.offsets, seed))
-    texts = load_anchors(recipe.anchors).texts
-    each = many_prompt_offsets(vlm, texts, estimator=recipe.estimator, corruption=recipe.corruption)
+        yield shelf.instead(f"random direction #{seed}", "controls", random_direction(whole, seed))
+    # An anchor by itself has no principal component; its mean is the difference that pc1 takes it from.
+    single: Estimator = "mean" if recipe.estimator == "pc1" else recipe.estimator
+    each = many_prompt_offsets(vlm, shelf.texts, estimator=single, corruption=recipe.corruption)
     for seed in SEEDS:
-        yield shelf.controlled(f"random sign an anchor #{seed}", sign_flip(each, shelf.bench.offsets, seed))
+        yield shelf.instead(f"random sign an anchor #{seed}", "controls", sign_flip(each, whole, seed))
     for group in ("harmless", "harmful"):
         if group in shelf.anchors.groups:
-            one = only_anchors(vlm, shelf.anchors, group, estimator=recipe.estimator, corruption=recipe.corruption)
-            yield replace(shelf.dataset, name=one.name, group="controls", defence=one)
+            yield shelf.level(f"{group}-only anchors", "controls", texts=shelf.anchors.only(group).texts)
     if len(shelf.prompts) > 1:
         other = OtherPrompt(shelf.sample_level, shelf.prompts)
-        yield replace(shelf.sample, name=other.name, group="controls", defence=other)
+        yield replace(shelf.sample, name="sample-level of another prompt", group="controls", defence=other)
 
 
 def _paper(shelf: _Shelf) -> Iterator[Condition]:
     """The rows of the paper's table, at its setting: alpha 1 and all layers."""
-    yield Condition("text only", "paper", TextOnly(), labels=REQUESTS)
-    yield Condition(shelf.captioned.name, "paper", shelf.captioned)
+    yield Condition("text only", "paper", Beside(None), labels=REQUESTS)
+    yield Condition("caption + query", "paper", shelf.captioned)
     for level in (shelf.dataset, shelf.sample):
         yield replace(level, group="paper", alpha=1.0, layers=None)
 

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import CmrmError
 from ..judge import Verdict
+from ..paths import write_whole
 
 ROWS = "rows.jsonl"
 RUN = "run.json"
+COST = "cost.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Journal:
             CmrmError: the folder can't be written, holds a run of other settings, or a line that is no entry.
         """
         self.folder = folder
+        self._grown = False
         self._path = folder / (ROWS if process == 0 else f"rows-{process}.jsonl")
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +82,16 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.entries.update((entry.key, entry) for entry in new)
+        self._grown = True
+
+    def spend(self, hours: float, gpu_memory: int) -> dict[str, float]:
+        """Return the hours of all runs that kept something, with this one's, and the most GPU memory (bytes) of any."""
+        path = self.folder / COST
+        total = {"hours": 0.0, "gpu_memory": 0, **(_object(path) if path.is_file() else {})}
+        if self._grown:
+            total = {"hours": total["hours"] + hours, "gpu_memory": max(total["gpu_memory"], gpu_memory)}
+            write(path, json.dumps(total))
+        return total
 
     def finish(self, order: Iterable[tuple[str, str]]) -> list[Entry]:
         """Write all entries of the given keys as one `rows.jsonl` in that order, and return them."""
@@ -94,13 +108,8 @@ def write(path: Path, text: str) -> None:
     Raises:
         CmrmError: the disk is full or can't be written.
     """
-    half = path.with_name(f".{path.name}.{os.getpid()}")
     with _writing(path.parent):
-        try:
-            half.write_text(text, encoding="utf-8")
-            half.replace(path)
-        finally:
-            half.unlink(missing_ok=True)
+        write_whole(path, text.encode())
 
 
 def dump(entries: Iterable[Entry]) -> bytes:
@@ -133,19 +142,26 @@ def _read(path: Path) -> tuple[int, list[Entry]]:
 
 
 def _check_settings(path: Path, settings: dict[str, object]) -> None:
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         write(path, json.dumps(settings, indent=2))
         return
-    except ValueError as error:
-        raise CmrmError(f"{path} is damaged, so the run can't go on; choose another --out.") from error
+    before = _object(path)
     changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
     if changed:
         raise CmrmError(
             f"{path.parent} holds a run with another {', '.join(changed)}, which this one can't go on with; choose "
             "another --out, or repeat that run's command."
         )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise CmrmError(f"{path} is damaged, so the run can't go on; choose another --out.")
+    return found
 
 
 @contextmanager

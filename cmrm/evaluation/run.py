@@ -95,6 +95,8 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
         CmrmError: a plan, a model, data or an output folder that can't be used, with the reason.
     """
     processes, started = Processes.current(), time.monotonic()
+    if not processes.main:
+        progress, say = None, lambda _: None
     bench = Workbench.open(
         plan.model,
         plan.quantization,
@@ -102,38 +104,38 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
         device_map=processes.device or plan.device_map,
         plain_template=plan.plain_template,
     )
-    for note in bench.notes if processes.main else ():
+    for note in bench.notes:
         say(note)
-    records = _records(plan, say if processes.main else lambda _: None)
+    records = _records(plan, say)
     rows = conditions(bench, records, plan.groups, plan.alphas)
     judges: list[Judge] = [PocketJudge(), PhraseJudge()] if POCKET in plan.data else [PhraseJudge()]
     study = Study(bench.vlm, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
     settings = _settings(plan, bench, records, rows)
     journal = Journal(plan.out, settings, processes.index)
     processes.wait()  # every process has read what there was, before any of them adds to it
-    before, began = len(journal.entries), time.monotonic()
-    study.run(journal, processes, progress if processes.main else None)
-    seconds = time.monotonic() - began
-    gathered = processes.gather(dump(journal.entries.values()))
-    processes.leave()
-    if not processes.main:
-        return None
-    journal.entries.update((entry.key, entry) for blob in gathered[1:] for entry in parse(blob))
-    new = len(journal.entries) - before
-    if new:
-        say(f"{new:,} answers in {seconds:.0f} s, {new / seconds:.1f} a second")
-    hours = (time.monotonic() - started) / 3600
-    cost = {"hours": hours, "answers": new, "gpu_memory": _gpu_memory(), "processes": processes.count}
-    main = judges[0].name
-    keys, why = study.keys, _why(bench, records, say)
-    if plan.judge:
-        # The guard may need the memory that the model has.
-        del bench, study, rows
-        gc.collect()
-        torch.cuda.empty_cache()
-        main = _guarded(plan.judge, journal, records, say)
-    report = Report({**settings, **_circumstances(plan), "cost": cost}, journal.finish(keys), main)
-    return _written(plan, report, records, why)
+    try:
+        before, began = len(journal.entries), time.monotonic()
+        study.run(journal, processes, progress)
+        seconds = time.monotonic() - began
+        gathered = processes.gather(dump(journal.entries.values()))
+        processes.leave()
+        if not processes.main:
+            return None
+        journal.entries.update((entry.key, entry) for blob in gathered[1:] for entry in parse(blob))
+        if new := len(journal.entries) - before:
+            say(f"{new:,} answers in {seconds:.0f} s, {new / seconds:.1f} a second")
+        judge, keys, why = judges[0].name, study.keys, _why(bench, records, say)
+        if plan.judge:
+            # The guard may need the memory that the model has.
+            del bench, study, rows
+            gc.collect()
+            torch.cuda.empty_cache()
+            judge = _guarded(plan.judge, journal, records, say)
+    finally:
+        if processes.main:
+            cost = journal.spend((time.monotonic() - started) / 3600, _gpu_memory())
+    whole = {**settings, **_circumstances(), "cost": {**cost, "processes": processes.count}}
+    return _written(plan, Report(whole, journal.finish(keys), judge), records, why)
 
 
 def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
@@ -178,11 +180,12 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
     digest = hashlib.sha256("".join(f"{(r.id, r.answers, r.digest())}\n" for r in records).encode()).hexdigest()
     return {
         "model": asdict(bench.vlm.identity),
-        "pocket": plan.model == POCKET,
+        # The shipped recipes, rivals included, were chosen on the pocket model's dev split.
+        "tuned": "dev" if bench.vlm.identity.model == POCKET else None,
         "data": ", ".join(plan.data),
         "records": digest,
         "split": plan.split,
-        "offsets": {**origin, "anchor set": bench.anchors},
+        "offsets": {**origin, "anchor set": bench.anchors, "sha256": bench.offsets.digest() if plan.offsets else None},
         "recipes": {name: asdict(recipe) for name, recipe in bench.recipes.items()},
         "conditions": {row.name: row.settings() for row in rows},
         "batch": plan.batch,
@@ -190,10 +193,8 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
     }
 
 
-def _circumstances(plan: Plan) -> dict[str, object]:
+def _circumstances() -> dict[str, object]:
     return {
-        # The shipped recipes, rivals included, were chosen on the pocket model's dev split.
-        "tuned": "dev" if plan.model == POCKET else None,
         "command": shlex.join(["python", "-m", "cmrm", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions("accelerate"),

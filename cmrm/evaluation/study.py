@@ -3,25 +3,28 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
+from ..batches import Answered, alike, answer_batch
 from ..errors import CmrmError, first_sentence
 from ..fluency import pair_log_probabilities
 from ..judges import Judge
+from ..methods.ceilings import Beside
 from ..methods.defence import Defence
 from ..model import Inputs, Vlm
 from ..openings import refusal_openings
 from ..options import Positions, Steps
 from ..records import Record
-from ..steering import Steering, steer
-from .batches import Answered, alike, answer_batch
+from ..steering import steer
 from .journal import Entry, Journal
 from .processes import Processes
 
 Progress = Callable[[int, int], None]
 LABELS = ("harmful", "harmless", "question")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,12 @@ class Study:
         """
         mine = self._batches()[processes.index :: processes.count]
         total = sum(record.label in c.labels for batch in mine for record in batch for c in self.conditions)
-        done, openings, warm = 0, refusal_openings(self.vlm), False
+        done, openings, warm = 0, _openings(self.vlm), False
         for batch in mine:
             work = _Batch(self, openings)
             for condition in self.conditions:
                 chosen = [record for record in batch if record.label in condition.labels]
-                if any((condition.name, record.id) not in journal.entries for record in chosen):
+                if any(self._lacks(journal.entries.get((condition.name, record.id))) for record in chosen):
                     if not warm:  # a model's first passes take longer, and are no condition's cost
                         answer_batch(self.vlm, [self.vlm.encode("Hello", None)], max_new_tokens=4)
                         warm = True
@@ -89,6 +92,10 @@ class Study:
                 done += len(chosen)
                 if progress:
                     progress(done, total)
+
+    def _lacks(self, entry: Entry | None) -> bool:
+        """Whether a record is still to be answered; with `strict` also one that an earlier run left out."""
+        return entry is None or bool(self.strict and entry.error)
 
     def _batches(self) -> list[list[Record]]:
         """Records of one kind and of about one length, so that little is padding and no row waits long for the rest."""
@@ -103,28 +110,12 @@ class _Batch:
     def __init__(self, study: Study, openings: frozenset[int]) -> None:
         self.study, self.openings = study, openings
         self.encoded: dict[str, Inputs] = {}
-        self.added: dict[tuple[int, tuple[str, ...]], tuple[Steering | None, float]] = {}
+        self.made: dict[object, tuple[Any, float]] = {}
 
     def entries(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
-        """Answer and judge; a record that can't be encoded gets an entry with the reason."""
-        shown = {record.id: self._inputs(condition, record) for record in records}
-        failed = {key: error for key, error in shown.items() if isinstance(error, CmrmError)}
-        if failed and self.study.strict:
-            key, error = next(iter(failed.items()))
-            reason = str(error).removeprefix(f"Record {key!r}: ")
-            raise CmrmError(f"Record {key!r} under {condition.name!r}: {reason}")
-        good = [record for record in records if record.id not in failed]
-        inputs = [one for one in shown.values() if not isinstance(one, CmrmError)]
-        made = [Entry(condition.name, key, _label(records, key), error=str(error)) for key, error in failed.items()]
-        for group in alike(inputs):
-            made += self._made(condition, [good[index] for index in group], [inputs[index] for index in group])
-        return made
-
-    def _made(self, condition: Condition, records: Sequence[Record], inputs: Sequence[Inputs]) -> list[Entry]:
-        """Answer and judge; in halves where memory runs out, or to find the one record that can't be steered."""
+        """Answer and judge; in halves where memory runs out, or to find the one record that can't be answered."""
         try:
-            answers, seconds = self._answers(condition, records, inputs)
-            return self._judged(condition, records, answers, seconds / len(records))
+            return self._answered(condition, records)
         except (CmrmError, MemoryError, RuntimeError) as error:
             failure = error
             # `Vlm.enough_memory` makes a sentence of it, which has the cause.
@@ -136,68 +127,65 @@ class _Batch:
             self.study.vlm.prefixes.clear()
             torch.cuda.empty_cache()
             half = len(records) // 2
-            parts = (slice(half), slice(half, None))
-            return [entry for part in parts for entry in self._made(condition, records[part], inputs[part])]
+            return self.entries(condition, records[:half]) + self.entries(condition, records[half:])
         [record] = records
         if full:
             raise CmrmError(
                 "Memory ran out on a single answer; use another quantization or device, or ask for fewer tokens."
             ) from failure
+        reason = str(failure).removeprefix(f"Record {record.id!r}: ")
         if self.study.strict:
-            raise CmrmError(f"Record {record.id!r} under {condition.name!r}: {failure}") from failure
-        return [Entry(condition.name, record.id, record.label, error=str(failure))]
+            raise CmrmError(f"Record {record.id!r} under {condition.name!r}: {reason}") from failure
+        return [Entry(condition.name, record.id, record.label, error=reason)]
 
-    def _inputs(self, condition: Condition, record: Record) -> Inputs | CmrmError:
-        try:
-            shown = condition.defence.shown(record)
-            key = shown.digest()
-            if key not in self.encoded:
-                inputs = self.study.vlm.encode(shown.prompt, shown.image)
-                self.study.vlm.check_length(inputs["input_ids"].shape[1], self.study.max_new_tokens)
-                self.encoded[key] = inputs
-            return self.encoded[key]
-        except CmrmError as error:
-            return error
-        except ValueError as error:  # a processor's own, such as for a picture far longer than wide
-            return CmrmError(
-                f"The model's processor can't take it ({first_sentence(error)}); mend its picture or leave it out."
-            )
-
-    def _alone(self, record: Record) -> Inputs:
-        key = f"text {record.id}"
-        if key not in self.encoded:
-            self.encoded[key] = self.study.vlm.encode(record.prompt, None)
-        return self.encoded[key]
-
-    def _answers(
-        self, condition: Condition, records: Sequence[Record], inputs: Sequence[Inputs]
-    ) -> tuple[list[Answered], float]:
-        """Return the answers and the seconds they took, measuring what is added included."""
-        vlm, c = self.study.vlm, condition
-        added, measuring = self._steering(c, records)
-        hooks = None
-        if added is not None:
-            hooks = steer(vlm, added, c.alpha, layers=c.layers, positions=c.positions, steps=c.steps)
-        started = time.perf_counter()
-        limit = self.study.max_new_tokens
-        answers = answer_batch(vlm, inputs, hooks, max_new_tokens=limit, openings=self.openings)
-        return answers, measuring + time.perf_counter() - started
-
-    def _steering(self, condition: Condition, records: Sequence[Record]) -> tuple[Steering | None, float]:
-        """What a defence adds, and the seconds it took, once for all conditions with that defence."""
-        key = id(condition.defence), tuple(record.id for record in records)
-        if key not in self.added:
+    def _answered(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
+        """Answer and judge, by prompts that can share a pass; an answer's seconds hold all that its defence does."""
+        vlm, c, limit = self.study.vlm, condition, self.study.max_new_tokens
+        shown, showing = self._once(c.defence.shown, records)
+        inputs = [self._encoded(one) for one in shown]
+        found = []
+        for group in alike(inputs):
+            chosen = [records[k] for k in group]
+            added, measuring = self._once(c.defence.steering, chosen)
+            hooks = None
+            if added is not None:
+                hooks = steer(vlm, added, c.alpha, layers=c.layers, positions=c.positions, steps=c.steps)
             started = time.perf_counter()
-            added = condition.defence.steering(records)
-            self.added[key] = added, time.perf_counter() - started
-        return self.added[key]
+            answers = answer_batch(vlm, [inputs[k] for k in group], hooks, max_new_tokens=limit, openings=self.openings)
+            answering = time.perf_counter() - started
+            found += self._judged(c, chosen, answers, showing / len(records) + (measuring + answering) / len(chosen))
+        return found
+
+    def _once(self, make: Callable[[Sequence[Record]], Made], records: Sequence[Record]) -> tuple[Made, float]:
+        """Return what a defence makes of records and the seconds it took, which count wherever it is used again."""
+        key = make, tuple(record.id for record in records)
+        if key not in self.made:
+            started = time.perf_counter()
+            made = make(records)
+            self.made[key] = made, time.perf_counter() - started
+        return self.made[key]
+
+    def _encoded(self, record: Record) -> Inputs:
+        key = record.digest()
+        if key not in self.encoded:
+            try:
+                inputs = self.study.vlm.encode(record.prompt, record.image)
+            except CmrmError:
+                raise
+            except ValueError as error:  # a processor's own, such as for a picture far longer than wide
+                raise CmrmError(
+                    f"The model's processor can't take it ({first_sentence(error)}); mend its picture or leave it out."
+                ) from error
+            self.study.vlm.check_length(inputs["input_ids"].shape[1], self.study.max_new_tokens)
+            self.encoded[key] = inputs
+        return self.encoded[key]
 
     def _judged(
         self, condition: Condition, records: Sequence[Record], answers: Sequence[Answered], seconds: float
     ) -> list[Entry]:
         texts = [answer.text for answer in answers]
         verdicts = {judge.name: judge.verdicts(records, texts) for judge in self.study.judges}
-        alone = [self._alone(record) for record in records]
+        alone = [self._encoded(record) for record in Beside(None).shown(records)]
         fluency = pair_log_probabilities(self.study.vlm, alone, [answer.ids for answer in answers])
         return [
             Entry(
@@ -209,7 +197,7 @@ class _Batch:
                 record.accepts(answer.text) if record.label == "question" else None,
                 len(answer.ids),
                 round(seconds, 4),
-                round(answer.opening, 6),
+                round(answer.opening, 6) if self.openings else None,
                 score and round(score, 4),
             )
             for k, (record, answer, score) in enumerate(zip(records, answers, fluency, strict=True))
@@ -223,8 +211,11 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _label(records: Sequence[Record], key: str) -> str:
-    return next(record.label for record in records if record.id == key)
+def _openings(vlm: Vlm) -> frozenset[int]:
+    try:
+        return refusal_openings(vlm)
+    except CmrmError:  # a tokenizer of single letters tells none, so that column stays empty
+        return frozenset()
 
 
 def judged_by(

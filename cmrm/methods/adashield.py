@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ..records import Record
-from .defence import Defence, with_prompt
+from .defence import Defence
 
 PROMPT = "{prompt}"
 
@@ -22,8 +23,7 @@ class DefencePrompt(Defence):
     """Shows the prompt inside `template`, at its "{prompt}"; nothing is added to any state."""
 
     template: str = TEMPLATE
-    name: str = "defence prompt"
 
-    def shown(self, record: Record) -> Record:
-        """Return the record with its prompt inside the template."""
-        return with_prompt(record, self.template.replace(PROMPT, record.prompt))
+    def shown(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records with their prompts inside the template."""
+        return [replace(record, prompt=self.template.replace(PROMPT, record.prompt)) for record in records]

@@ -1,48 +1,41 @@
-"""Images as the model itself describes them, and the ceiling of a caption in place of the image."""
+"""Images as the model itself describes them: the ceiling of a caption in place of the image."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from PIL import Image
-
-from ..comparison import compare
+from ..batches import alike, answer_batch
 from ..model import Vlm
 from ..records import Record
-from .defence import Defence, with_picture, with_prompt
+from .defence import Defence
 
-
-@dataclass(frozen=True)
-class Captions:
-    """The unsteered model's greedy answer to `request`, made once for each distinct image."""
-
-    vlm: Vlm
-    request: str = "Describe the image."
-    max_new_tokens: int = 64
-    _kept: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
-
-    def of(self, image: Image.Image) -> str:
-        """Return the caption of an image, perhaps an empty one."""
-        digest = hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).hexdigest()
-        if digest not in self._kept:
-            *_, last = compare(self.vlm, image, self.request, None, (), max_new_tokens=self.max_new_tokens)
-            self._kept[digest] = last.rows[0].text.strip()
-        return self._kept[digest]
+REQUEST = "Describe the image."
 
 
 @dataclass(frozen=True)
 class Captioned(Defence):
     """Caption and prompt, no image: how safe the model would be if it read the image as text."""
 
-    captions: Captions
-    name: str = "caption, no image"
+    vlm: Vlm
+    max_new_tokens: int = 64
 
-    def shown(self, record: Record) -> Record:
-        """Return the record with its image put into words; one without an image stays as it is."""
-        image = record.image
-        if image is None:
-            return record
-        caption = self.captions.of(image)
-        prompt = f"An image shows this: {caption}\n\n{record.prompt}" if caption else record.prompt
-        return with_prompt(with_picture(record, None), prompt)
+    def shown(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records with their images put into words; one without an image stays as it is."""
+        captions = self.captions(records)
+        return [_told(record, captions[record.id]) if record.id in captions else record for record in records]
+
+    def captions(self, records: Sequence[Record]) -> dict[str, str]:
+        """Return the unsteered greedy answer to `REQUEST`, perhaps empty, by the id of each record with an image."""
+        images = {record.id: image for record in records if (image := record.image)}
+        inputs = [self.vlm.encode(REQUEST, image) for image in images.values()]
+        ids, said = list(images), dict.fromkeys(images, "")
+        for group in alike(inputs):
+            answers = answer_batch(self.vlm, [inputs[k] for k in group], max_new_tokens=self.max_new_tokens)
+            said.update((ids[k], answer.text) for k, answer in zip(group, answers, strict=True))
+        return said
+
+
+def _told(record: Record, caption: str) -> Record:
+    prompt = f"An image shows this: {caption}\n\n{record.prompt}" if caption else record.prompt
+    return replace(record, picture=None, prompt=prompt)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import normalize
 
-from ..anchors import AnchorSet
 from ..errors import CmrmError
-from ..extraction import extract_offsets
-from ..model import Vlm
 from ..offsets import Offsets
-from ..options import Corruption, Estimator
 from ..records import Record
 from ..steering import PerRow
-from .defence import Defence, with_prompt
-from .levels import DatasetLevel, SampleLevel
+from .defence import Defence
+from .levels import SampleLevel
 
 
 def random_direction(offsets: Offsets, seed: int) -> Offsets:
@@ -43,20 +39,6 @@ def _as_long_as(offsets: Offsets, values: torch.Tensor) -> Offsets:
     return Offsets(normalize(values, dim=-1) * offsets.values.norm(dim=-1, keepdim=True), offsets.fits)
 
 
-def only_anchors(
-    vlm: Vlm, anchors: AnchorSet, group: str, *, estimator: Estimator = "sequential", corruption: Corruption = "white"
-) -> DatasetLevel:
-    """Return dataset-level offsets of one group of anchors, such as "harmless".
-
-    Raises:
-        CmrmError: the anchors have no such group.
-    """
-    texts = anchors.only(group).texts
-    return DatasetLevel(
-        extract_offsets(vlm, texts, estimator=estimator, corruption=corruption), f"{group}-only anchors"
-    )
-
-
 @dataclass(frozen=True)
 class OtherPrompt(Defence):
     """Sample-level offsets of another prompt: what is left of them when they don't fit.
@@ -68,7 +50,6 @@ class OtherPrompt(Defence):
     sample: SampleLevel
     prompts: tuple[str, ...]
     seed: int = 0
-    name: str = "sample-level of another prompt"
 
     def steering(self, records: Sequence[Record]) -> PerRow:
         """Measure each record's other prompt.
@@ -76,7 +57,7 @@ class OtherPrompt(Defence):
         Raises:
             CmrmError: `prompts` holds none but the record's own.
         """
-        return self.sample.steering([with_prompt(record, self.other(record.prompt)) for record in records])
+        return self.sample.steering([replace(record, prompt=self.other(record.prompt)) for record in records])
 
     def other(self, prompt: str) -> str:
         """Return the prompt that stands in for `prompt`."""

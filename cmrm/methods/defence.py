@@ -1,12 +1,9 @@
-"""What every method is: what the model is shown in place of a record, and what is added to its states."""
+"""What every method is: what the model is shown in place of records, and what is added to its states."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
-
-from PIL import Image
 
 from ..records import Record
 from ..steering import Steering
@@ -19,11 +16,9 @@ class Defence(Protocol):
     methods can be held against each other at the same place.
     """
 
-    name: str
-
-    def shown(self, record: Record) -> Record:
-        """Return what the model is asked in place of `record`: by default the record itself."""
-        return record
+    def shown(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return what the model is asked in place of each record: by default the record itself."""
+        return records
 
     def steering(self, records: Sequence[Record]) -> Steering | None:
         """Return what is added while the model answers what is shown of `records`, None for nothing.
@@ -34,18 +29,5 @@ class Defence(Protocol):
         return None
 
 
-@dataclass(frozen=True)
 class Undefended(Defence):
     """The model as it is."""
-
-    name: str = "unsteered"
-
-
-def with_picture(record: Record, picture: Image.Image | None) -> Record:
-    """Return the record with another image, or with none."""
-    return replace(record, picture=picture)
-
-
-def with_prompt(record: Record, prompt: str) -> Record:
-    """Return the record with another prompt; what counts as a right answer stays."""
-    return replace(record, prompt=prompt)

@@ -18,7 +18,6 @@ class DatasetLevel(Defence):
     """The same steering for every record, such as the offsets that `extract_offsets` measured on anchors."""
 
     offsets: Steering
-    name: str = "dataset-level"
 
     def steering(self, records: Sequence[Record]) -> Steering:
         """Return the one steering, whatever the records."""
@@ -32,7 +31,6 @@ class SampleLevel(Defence):
     vlm: Vlm
     estimator: Estimator = "sequential"
     corruption: Corruption = "white"
-    name: str = "sample-level"
 
     def steering(self, records: Sequence[Record]) -> PerRow:
         """Measure all prompts in shared batches."""

@@ -1,4 +1,4 @@
-"""The refusal direction (Arditi et al. 2024, arXiv 2406.11717), added, or its loss beside an image restored."""
+"""The refusal direction (Arditi et al. 2024, arXiv 2406.11717), and its loss beside an image restored."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from ..offsets import Offsets
 from ..records import Record
 from ..steering import PerRow
 from .defence import Defence
-from .levels import DatasetLevel
 
 
 def refusal_direction(vlm: Vlm, anchors: AnchorSet) -> Offsets:
     """Return r_l = mean h_t,l(harmful) - mean h_t,l(harmless): text-only states at the last prompt token.
+
+    Added to the states (`DatasetLevel`) it is h_l + alpha r_l. The paper adds r of one layer, at that layer and at
+    all positions.
 
     Raises:
         CmrmError: the anchors have no group "harmful" or no group "harmless".
@@ -30,11 +32,6 @@ def refusal_direction(vlm: Vlm, anchors: AnchorSet) -> Offsets:
         return last_states(vlm, texts, [None] * len(texts)).mean(dim=0)
 
     return Offsets(mean("harmful") - mean("harmless"), vlm.identity)
-
-
-def added(direction: Offsets, name: str = "refusal direction, added") -> DatasetLevel:
-    """Return h_l + alpha r_l. The paper adds r of one layer, at that layer and at all positions."""
-    return DatasetLevel(direction, name)
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,6 @@ class Restored(Defence):
 
     vlm: Vlm
     direction: Offsets
-    name: str = "refusal direction, restored"
 
     def steering(self, records: Sequence[Record]) -> PerRow:
         """Measure each prompt's text-only projection on the direction."""

@@ -26,12 +26,10 @@ class ShiftDC(Defence):
 
     captioned: Captioned
     direction: Offsets
-    name: str = "ShiftDC"
 
     def steering(self, records: Sequence[Record]) -> PerRow:
-        """Measure each record's shift from its caption, by two passes."""
-        vlm = self.captioned.captions.vlm
-        captioned = [self.captioned.shown(record) for record in records]
+        """Caption each record's image and measure its shift from the caption, by two passes."""
+        vlm, captioned = self.captioned.vlm, self.captioned.shown(records)
         beside, alone = (
             last_states(vlm, [one.prompt for one in asked], [one.image for one in asked])
             for asked in (records, captioned)

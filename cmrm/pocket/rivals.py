@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..anchors import load_anchors
-from ..methods.captions import Captioned, Captions
+from ..methods.captions import Captioned
 from ..methods.defence import Defence
 from ..methods.levels import DatasetLevel
 from ..methods.refusal_direction import Restored, refusal_direction
@@ -32,7 +32,7 @@ def tune_rivals(assets: Path, model: str | Path = "pocket", sizes: tuple[int, in
     rivals: dict[str, Defence] = {
         "add": DatasetLevel(direction),
         "restore": Restored(vlm, direction),
-        "shiftdc": ShiftDC(Captioned(Captions(vlm)), direction),
+        "shiftdc": ShiftDC(Captioned(vlm), direction),
     }
     shelf = json.loads((assets / "recipes.json").read_text(encoding="utf-8"))
     found = {name: _best(rival, quick, final) for name, rival in rivals.items()}

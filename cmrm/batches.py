@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import pad
 from transformers import LogitsProcessor
 
-from ..model import Inputs, Vlm
-from ..openings import opening_probability
+from .model import Inputs, Vlm
+from .openings import opening_probability
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def answer_batch(
     first = _FirstLogits()
     ids = padded(vlm, inputs)
     with vlm.lock, torch.no_grad(), steering or nullcontext():
+        vlm.separate_experts(False)
         whole = vlm.model.generate(
             **ids,
             max_new_tokens=max_new_tokens,
