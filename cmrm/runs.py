@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from .anchors import load_anchors
 from .comparison import Row
 from .errors import CmrmError
 from .images import open_image
@@ -40,11 +41,20 @@ def settled(bench: Workbench, method: Any = "dataset", offsets: Offsets | None =
 
 def origin(bench: Workbench, settings: dict[str, Any], offsets: Offsets | None = None) -> dict[str, Any]:
     """Say what the offsets of a run were measured by, and on what."""
-    known = offsets or bench.offsets
-    sample, made = settings["method"] == "sample", known.origin
-    names = "the prompt" if sample else "the visitor's" if offsets else bench.anchors
+    used = _used(bench, settings, offsets)
+    if used is not None:
+        anchors, number = "the visitor's" if offsets else bench.anchors, used.origin.anchors
+    elif settings["method"] == "sample":
+        anchors, number = "the prompt", 1
+    else:
+        chosen = load_anchors(bench.recipes["dataset"].anchors)
+        anchors, number = chosen.name, len(chosen.texts)
     measured = {name: settings[name] for name in ("estimator", "corruption")}
-    return {**measured, "anchors": names, "number": 1 if sample else made.anchors}
+    return {**measured, "anchors": anchors, "number": number}
+
+
+def _used(bench: Workbench, settings: dict[str, Any], offsets: Offsets | None) -> Offsets | None:
+    return bench.at_hand(settings["method"], settings["estimator"], settings["corruption"], offsets)
 
 
 def described(
@@ -60,9 +70,8 @@ def described(
     Raises:
         CmrmError: an image file that is gone.
     """
-    settings, known = settled(bench, offsets=offsets, **asked), offsets or bench.offsets
-    # What is measured for a run is measured alike by who repeats it.
-    measured = (settings["estimator"], settings["corruption"]) != (known.origin.estimator, known.origin.corruption)
+    settings = settled(bench, offsets=offsets, **asked)
+    used = _used(bench, settings, offsets)
     return {
         "format": FORMAT,
         "model": asdict(bench.vlm.identity),
@@ -71,7 +80,8 @@ def described(
         "settings": settings,
         "offsets": {
             **origin(bench, settings, offsets),
-            "sha256": None if settings["method"] == "sample" or measured else _digest(known),
+            # What is measured for a run is measured alike by who repeats it.
+            "sha256": None if used is None else _digest(used),
         },
         "versions": versions(),
         **{name: asdict(row) for name, row in zip(NAMES, rows, strict=False)},
