@@ -26,7 +26,7 @@ from .errors import CmrmError
 from .images import corrupted_image
 from .kept import Kept
 from .layers import decoder_layers, path_of
-from .offsets_file import Identity
+from .offsets_file import LOCAL, Identity
 from .options import Corruption, DeviceMap, Quantization, check_choice
 from .paths import POCKET
 from .placement import checked_device_map, device_of, free_memory, total_memory
@@ -113,7 +113,7 @@ class Vlm:
         """
         check_choice("quantization", quantization, Quantization)
         placement = checked_device_map(device_map)
-        source = str(POCKET) if str(model) == "pocket" else str(model)
+        source = source_of(str(model))
         check_files(source)
         with refused(str(model), source):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -269,6 +269,11 @@ class Vlm:
         return corrupted_image(corruption, (side, side), tuple(mean), seed)
 
 
+def source_of(model: str) -> str:
+    """Return what transformers calls a model: "pocket" is a folder."""
+    return str(POCKET) if model == "pocket" else model
+
+
 def _experts(model: PreTrainedModel) -> dict[str, str | None]:
     """How a mixture of experts is computed by default, empty where there is none."""
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
@@ -288,7 +293,7 @@ def _naming(source: str) -> tuple[str, str]:
     if not folder.is_dir():
         return source, ""
     # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
-    name = "pocket" if folder.resolve() == POCKET else f"local/{folder.resolve().name}"
+    name = "pocket" if folder.resolve() == POCKET else LOCAL + folder.resolve().name
     return name, _fingerprint(folder)
 
 

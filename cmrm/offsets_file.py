@@ -22,6 +22,7 @@ from .errors import CmrmError, first_sentence
 FORMAT = 2
 _READ = (1, FORMAT)  # format 1 has no norms
 _HUB = "hf://"
+LOCAL = "local/"  # in front of a folder's name, in the place of a hub id
 MAX_BYTES = 256 << 20  # some twenty times what the largest models take
 
 
@@ -127,7 +128,7 @@ class OffsetsFile:
                 header = json.loads((file.metadata() or {})["cmrm"])
                 if header["format"] not in _READ:
                     raise CmrmError(f"{name} has format {header['format']}, but {FORMAT} is read; extract again.")
-                made = cls(file.get_tensor("offsets"), _made(Identity, header["fits"]), _made(Origin, header["origin"]))
+                made = cls(file.get_tensor("offsets"), typed(Identity, header["fits"]), typed(Origin, header["origin"]))
                 check_values(made.values.shape, str(made.values.dtype), np.isfinite(made.values).all(), made.fits)
                 if header["format"] == FORMAT and not _near(header["norms"], made.norms):
                     raise CmrmError(f"The values in {name} are not those its header was written for; extract again.")
@@ -172,8 +173,8 @@ def _located(path: str | Path) -> Path:
         ) from error
 
 
-def _made(kind: type, values: dict[str, Any]) -> Any:
-    """Build a dataclass from header values, each of its field's type."""
+def typed(kind: type, values: dict[str, Any]) -> Any:
+    """Build a dataclass from JSON values, each of its field's type, else it is a TypeError."""
     made = kind(**values)
     for entry in dataclasses.fields(kind):
         if type(getattr(made, entry.name)) is not (get_origin(entry.type) or entry.type):

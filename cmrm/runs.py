@@ -15,8 +15,11 @@ from .anchors import load_anchors
 from .comparison import Row
 from .errors import CmrmError
 from .images import open_image
+from .model import source_of
 from .offsets import Offsets
-from .offsets_file import Identity
+from .offsets_file import LOCAL, Identity, typed
+from .options import Quantization
+from .quantization import choice_for
 from .versions import versions
 from .workbench import Workbench
 
@@ -94,7 +97,7 @@ class Run:
     def __init__(self, content: dict[str, Any]):
         self.prompt: str = content["prompt"]
         self.settings: dict[str, Any] = content["settings"]
-        self.model = Identity(**content["model"])
+        self.model: Identity = typed(Identity, content["model"])
         self.texts = [content[name]["text"] for name in NAMES if name in content]
         self.versions: dict[str, str] = dict(content["versions"])
         self._image: dict[str, str] | None = content["image"]
@@ -122,6 +125,18 @@ class Run:
                 f"{str(path)!r} is no run (missing, damaged or of another kind); give a file that the page's "
                 "Download or `python -m cmrm compare --json` made."
             ) from error
+
+    def loaded_by(self, model: str, quantization: Quantization | None) -> tuple[str, Quantization]:
+        """Return the model and the quantization to repeat the run by: those given, or else ("", None) its own.
+
+        Raises:
+            CmrmError: its model was in a folder, and none is given.
+        """
+        name = model or self.model.model
+        if not model and name.startswith(LOCAL):
+            folder = name.removeprefix(LOCAL)
+            raise CmrmError(f"This run was made with the model in a folder ({folder}); give the folder by --model.")
+        return name, quantization or choice_for(self.model.quantization, source_of(name))
 
     @property
     def image(self) -> Image.Image | None:
