@@ -123,12 +123,10 @@ def repeat(
     offsets: Stored = None,
 ) -> None:
     """Make a comparison again, and say whether the answers are the same; if not, the status is 1."""
-    from .options import quantization_named
     from .runs import Run
 
     made = Run.read(run)
-    chosen = quantization or quantization_named(made.model.quantization)
-    bench = open_workbench(model or made.model.model, chosen, device_map, plain_template, offsets)
+    bench = open_workbench(*made.loaded_by(model, quantization), device_map, plain_template, offsets)
     rows = _last(bench.compare(made.image, made.prompt, **made.settings)).rows
     _print_panes(rows, made.settings["third"])
     same = [row.text for row in rows] == made.texts

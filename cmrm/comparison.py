@@ -21,6 +21,8 @@ from .steering import Steering, steer
 
 MAX_NEW_TOKENS = 2048
 
+ImageInput = Image.Image | str | Path | None
+
 
 @dataclass(frozen=True)
 class Row:
@@ -59,7 +61,7 @@ class Step:
 
 def compare(
     vlm: Vlm,
-    image: Image.Image | str | Path | None,
+    image: ImageInput,
     prompt: str,
     offsets: Steering | None,
     alphas: Sequence[float] = (1.0,),

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,13 +17,18 @@ from .offsets import Offsets
 from .offsets_file import Origin
 from .options import Corruption, Estimator, check_choice
 from .prefix import forward, image_end, read
-from .steering import Steering, steer
+from .steering import steer
 from .versions import versions
 
 Progress = Callable[[int, int], None]
 
-Passes = Generator[None, None, torch.Tensor]
-"""Measures as it is iterated, and yields after each forward pass."""
+Measuring = Iterable[tuple[int, int] | Offsets]
+"""Passes done and in all after each forward pass, the offsets last."""
+
+MEASURING = "Measuring offsets, pass {} of {} ..."
+
+Reading = Generator[tuple[int, torch.Tensor]]
+"""After each forward pass how many prompts have been read, and the states so far, `(prompts, layers, hidden)`."""
 
 Hooks = Callable[[Sequence[int]], AbstractContextManager[None]]
 """Makes the hooks that are on while the prompts of these indices run in one batch."""
@@ -74,29 +79,19 @@ def extracting(
         raise CmrmError("The anchor set is empty, so there is nothing to measure; give at least one text.")
     target = _Batches.of(vlm, anchors, [None] * len(anchors))
     source = _Batches.of(vlm, anchors, [vlm.corrupted(corruption)] * len(anchors))
+    ahead = len(target.groups)
     repeats = 1 if estimator != "sequential" or len(source.groups) == 1 else len(vlm.layers)
-    total = len(target.groups) + repeats * len(source.groups)
-    passes = _measured(target, source, estimator)
-    for done in range(1, total + 1):
-        next(passes)
+    total = ahead + repeats * len(source.groups)
+    for done, (_, states) in enumerate(target.states(), 1):
+        texts = states
         yield done, total
-    yield Offsets(_finished(passes), vlm.identity, _origin(anchors, estimator, corruption))
-
-
-def _measured(target: "_Batches", source: "_Batches", estimator: Estimator) -> Passes:
-    texts = yield from target.states()
+    measured = _sequential(source, texts) if estimator == "sequential" else _gaps(source, texts)
+    for done, found in enumerate(measured, ahead + 1):
+        values = found
+        yield done, total
     if estimator != "sequential":
-        return ESTIMATORS[estimator](texts - (yield from source.states()))
-    return (yield from (_sequential_at_once if len(source.groups) == 1 else _sequential)(source, texts))
-
-
-def _finished(passes: Passes) -> torch.Tensor:
-    while True:
-        try:
-            next(passes)
-        except StopIteration as end:
-            values: torch.Tensor = end.value
-            return values
+        values = ESTIMATORS[estimator](values)
+    yield Offsets(values, vlm.identity, _origin(anchors, estimator, corruption))
 
 
 def prompt_offsets(
@@ -117,14 +112,14 @@ def many_prompt_offsets(
         CmrmError: no prompts, one that can't be encoded, an unknown corruption, pc1 or an unknown estimator.
     """
     check_choice("estimator", estimator, Estimator)
-    blank = vlm.corrupted(corruption)
+    blanks = [vlm.corrupted(corruption)] * len(prompts)
     texts = last_states(vlm, prompts, [None] * len(prompts))
-    source = _Batches.of(vlm, prompts, [blank] * len(prompts))
+    values = torch.zeros_like(texts)
     if estimator == "sequential":
-        values = torch.zeros_like(texts)
-        _finished(source.states(lambda group: steer(vlm, _RunningGap(texts, values, group), 1.0)))
+        last_states(vlm, prompts, blanks, lambda group: steer(vlm, _RunningGap(texts, values, group), 1.0))
     else:
-        values = torch.stack([ESTIMATORS[estimator](gap[None]) for gap in texts - _finished(source.states())])
+        gaps = texts - last_states(vlm, prompts, blanks)
+        values = torch.stack([ESTIMATORS[estimator](gap[None]) for gap in gaps])
     made = _origin(prompts[:1], estimator, corruption)
     return [
         Offsets(value, vlm.identity, replace(made, anchors_sha256=anchors_digest([prompt])))
@@ -143,9 +138,21 @@ def last_states(
     Raises:
         CmrmError: no prompts, or one that can't be encoded.
     """
+    *_, (_, states) = reading(vlm, prompts, images, hooks)
+    return states
+
+
+def reading(
+    vlm: Vlm, prompts: Sequence[str], images: Sequence[Image.Image | None], hooks: Hooks | None = None
+) -> Reading:
+    """Do what `last_states` does as a stream, pass by pass; close it to stop.
+
+    Raises:
+        CmrmError: as `last_states`.
+    """
     if not prompts:
         raise CmrmError("There are no prompts, so there are no states to measure; give at least one text.")
-    return _finished(_Batches.of(vlm, prompts, images).states(hooks))
+    return _Batches.of(vlm, prompts, images).states(hooks)
 
 
 def anchors_digest(anchors: Sequence[str]) -> str:
@@ -175,32 +182,24 @@ def _oriented_component(rows: torch.Tensor) -> torch.Tensor:
 ESTIMATORS = {"mean": _mean, "pc1": _first_component}
 
 
-def _sequential(source: "_Batches", texts: torch.Tensor) -> Passes:
-    values = torch.zeros(texts.shape[1:])
+def _gaps(source: "_Batches", texts: torch.Tensor, hooks: Hooks | None = None) -> Iterator[torch.Tensor]:
+    """Yield h_t - h_c `(anchors, layers, hidden)` after each pass, whole after the last."""
+    return (texts - states for _, states in source.states(hooks))
+
+
+def _sequential(source: "_Batches", texts: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the vectors `(layers, hidden)` after each pass, filled in as the layers below are steered by theirs."""
+    vlm, values = source.vlm, torch.zeros(texts.shape[1:])
+    if len(source.groups) == 1:  # each layer's gap is known when the pass gets there
+        running = _RunningGap(texts.mean(dim=0, keepdim=True), values[None], [0])
+        yield from (values for _ in source.states(lambda _: steer(vlm, running, 1.0)))
+        return
+    below = Offsets(values, vlm.identity)  # zero where nothing has been measured yet
     for layer in range(len(values)):
-        hooks = _always(source.vlm, _Below(values, layer)) if layer else None
-        values[layer] = (texts - (yield from source.states(hooks)))[:, layer].mean(dim=0)
-    return values
-
-
-def _sequential_at_once(source: "_Batches", texts: torch.Tensor) -> Passes:
-    """The same where all anchors run in one batch: each layer's gap is known when the pass gets there."""
-    values = torch.zeros(1, *texts.shape[1:])
-    yield from source.states(_always(source.vlm, _RunningGap(texts.mean(dim=0, keepdim=True), values, [0])))
-    return values[0]
-
-
-def _always(vlm: Vlm, steering: Steering) -> Hooks:
-    return lambda _: steer(vlm, steering, 1.0)
-
-
-@dataclass(frozen=True)
-class _Below:
-    values: torch.Tensor
-    layers: int
-
-    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        return (self.values[layer] * (layer < self.layers)).to(state.device)
+        for gaps in _gaps(source, texts, lambda _: steer(vlm, below, 1.0)):
+            mean = gaps[:, layer].mean(dim=0)
+            yield values
+        values[layer] = mean
 
 
 @dataclass(frozen=True)
@@ -256,19 +255,19 @@ class _Batches:
         )
         return cls(vlm, inputs, shared if same else 0, groups)
 
-    def states(self, hooks: Hooks | None = None) -> Passes:
-        """Measure the layer outputs at the last position, float32 `(prompts, layers, hidden)`."""
+    def states(self, hooks: Hooks | None = None) -> Reading:
+        """Measure the layer outputs at the last position."""
         with self.vlm.enough_memory():
             prefix = read(self.vlm, self.inputs[0], self.shared)
             result = torch.zeros(len(self.inputs), self.vlm.identity.layers, self.vlm.identity.hidden)
+            done = 0
             for group in self.groups:
                 states = torch.zeros(len(group), *result.shape[1:])
-                context = prefix.fan_out(len(group))
-                recording = _recording(self.vlm, states, hooks(group) if hooks else nullcontext())
-                forward(self.vlm, self._rest(group), context, recording, independent=False)
+                hooked_up = recording(self.vlm, states, hooks(group) if hooks else nullcontext())
+                forward(self.vlm, self._rest(group), prefix.fan_out(len(group)), hooked_up, independent=False)
                 result[group] = states
-                yield
-        return result
+                done += len(group)
+                yield done, result
 
     def _rest(self, group: list[int]) -> Inputs:
         """What the prefix leaves to run: the last tokens, or all inputs where there is no prefix."""
@@ -279,8 +278,8 @@ class _Batches:
 
 
 @contextmanager
-def _recording(vlm: Vlm, states: torch.Tensor, steering: AbstractContextManager[None]) -> Iterator[None]:
-    """Write each layer's last position into `states`, after `steering` has shifted it.
+def recording(vlm: Vlm, states: torch.Tensor, steering: AbstractContextManager[None]) -> Iterator[None]:
+    """Write each layer's last position, as `steering` left it, into `states`, float32 `(rows, layers, hidden)`.
 
     Raises:
         CmrmError: a layer that did not run, or whose output is not one state a row and position.

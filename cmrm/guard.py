@@ -23,7 +23,7 @@ from .judge import JUDGE, Verdict
 from .judges import PhraseJudge
 from .model import naming
 from .placement import checked_device_map
-from .prompts import neutralise
+from .prompts import breakable, neutralise
 from .quantization import load_settings
 from .records import Record
 from .refusals import check_files, refused
@@ -122,8 +122,7 @@ class _Chat:
         return cls(name, _weights(kind, source, config), tokenizer, parts)
 
     def __call__(self, pairs: Pairs) -> list[Verdict]:
-        added = self.tokenizer.get_added_vocab()
-        markers = tuple(sorted((token for token in added if len(token.strip()) > 1), key=len, reverse=True))
+        markers = breakable(self.tokenizer.get_added_vocab())
         texts = [_turns(self.tokenizer, self.parts, *(neutralise(text, markers) for text in pair)) for pair in pairs]
         begun = texts[0].startswith(self.tokenizer.bos_token or "\0")
         inputs = self.tokenizer(texts, add_special_tokens=not begun, padding=True, return_tensors="pt")

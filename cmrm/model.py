@@ -27,7 +27,7 @@ from .errors import CmrmError
 from .images import corrupted_image
 from .kept import Kept
 from .layers import decoder_layers, path_of
-from .offsets_file import Identity
+from .offsets_file import LOCAL, Identity
 from .options import Corruption, DeviceMap, Quantization, check_choice
 from .paths import POCKET
 from .placement import checked_device_map, device_of, free_memory, total_memory
@@ -114,7 +114,7 @@ class Vlm:
         """
         check_choice("quantization", quantization, Quantization)
         placement = checked_device_map(device_map)
-        source = str(POCKET) if str(model) == "pocket" else str(model)
+        source = source_of(str(model))
         check_files(source)
         with refused(str(model), source):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -270,6 +270,11 @@ class Vlm:
         return corrupted_image(corruption, (side, side), tuple(mean), seed)
 
 
+def source_of(model: str) -> str:
+    """Return what transformers calls a model: "pocket" is a folder."""
+    return str(POCKET) if model == "pocket" else model
+
+
 def _experts(model: PreTrainedModel) -> dict[str, str | None]:
     """How a mixture of experts is computed by default, empty where there is none."""
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
@@ -290,7 +295,7 @@ def naming(source: str) -> tuple[str, str]:
         config = try_to_load_from_cache(source, "config.json")  # in the folder of its commit
         return source, Path(config).parent.name if isinstance(config, str) else ""
     # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
-    name = "pocket" if folder.resolve() == POCKET else f"local/{folder.resolve().name}"
+    name = "pocket" if folder.resolve() == POCKET else LOCAL + folder.resolve().name
     return name, _fingerprint(folder)
 
 

@@ -6,8 +6,6 @@ Nothing here imports torch, so that a file can be looked at in no time.
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
@@ -18,10 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .errors import CmrmError, first_sentence
+from .paths import write_whole
 
 FORMAT = 2
 _READ = (1, FORMAT)  # format 1 has no norms
 _HUB = "hf://"
+LOCAL = "local/"  # in front of a folder's name, in the place of a hub id
 MAX_BYTES = 256 << 20  # some twenty times what the largest models take
 
 
@@ -93,24 +93,13 @@ class OffsetsFile:
                 f"Offsets are only read from the hub, not written to it; save them to a file instead of {str(path)!r} "
                 "and upload that."
             )
-        path = Path(path)
-        temporary = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-            with open(handle, "wb") as file:
-                file.write(save({"offsets": np.ascontiguousarray(self.values)}, {"cmrm": json.dumps(self.header())}))
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            content = save({"offsets": np.ascontiguousarray(self.values)}, {"cmrm": json.dumps(self.header())})
+            write_whole(Path(path), content)
         except (OSError, SafetensorError) as error:
             raise CmrmError(
                 f"The offsets could not be written to {str(path)!r} ({error}); choose another place."
             ) from error
-        finally:
-            if temporary and os.path.exists(temporary):
-                os.unlink(temporary)
 
     @classmethod
     def read(cls, path: str | Path) -> "OffsetsFile":
@@ -127,7 +116,7 @@ class OffsetsFile:
                 header = json.loads((file.metadata() or {})["cmrm"])
                 if header["format"] not in _READ:
                     raise CmrmError(f"{name} has format {header['format']}, but {FORMAT} is read; extract again.")
-                made = cls(file.get_tensor("offsets"), _made(Identity, header["fits"]), _made(Origin, header["origin"]))
+                made = cls(file.get_tensor("offsets"), typed(Identity, header["fits"]), typed(Origin, header["origin"]))
                 check_values(made.values.shape, str(made.values.dtype), np.isfinite(made.values).all(), made.fits)
                 if header["format"] == FORMAT and not _near(header["norms"], made.norms):
                     raise CmrmError(f"The values in {name} are not those its header was written for; extract again.")
@@ -172,8 +161,8 @@ def _located(path: str | Path) -> Path:
         ) from error
 
 
-def _made(kind: type, values: dict[str, Any]) -> Any:
-    """Build a dataclass from header values, each of its field's type."""
+def typed(kind: type, values: dict[str, Any]) -> Any:
+    """Build a dataclass from JSON values, each of its field's type, else it is a TypeError."""
     made = kind(**values)
     for entry in dataclasses.fields(kind):
         if type(getattr(made, entry.name)) is not (get_origin(entry.type) or entry.type):

@@ -39,11 +39,6 @@ def check_choice(name: str, value: object, choices: object) -> None:
         raise CmrmError(f"{name} is {value!r}, but it must be one of {', '.join(map(repr, allowed))}.")
 
 
-def quantization_named(stored: str) -> Quantization:
-    """Return how to load a model so that it is quantized as `stored` says; "auto" for a checkpoint's own method."""
-    return next((choice for choice in get_args(Quantization) if choice == stored), "auto")
-
-
 def checked_alphas(alpha: float | Sequence[float]) -> tuple[float, ...]:
     """Return alpha as a tuple of floats, all finite and in [0, 2].
 

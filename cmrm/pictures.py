@@ -66,16 +66,6 @@ class Picture:
         return f"<figure><h3>{escape(self.title)}</h3>{div}<figcaption>{escape(self.alt)}</figcaption></figure>"
 
 
-@dataclass(frozen=True)
-class AlphaPoint:
-    """What an evaluation found at one alpha; None for what it did not ask."""
-
-    alpha: float
-    refusal: Rate | None = None
-    over_refusal: Rate | None = None
-    right: Rate | None = None
-
-
 def pictures(found: Explanation) -> list[Picture]:
     """Return all pictures of an explanation, in the order to read them."""
     return [gap(found), shift_norms(found), cosines(found), projections(found), opening_curve(found)]
@@ -188,26 +178,20 @@ def opening_curve(found: Explanation) -> Picture:
     return Picture(TITLES[4], figure, f"Probability of a refusal opening by alpha: {points}.")
 
 
-def alpha_curves(points: Sequence[AlphaPoint]) -> Picture:
-    """Draw an evaluation's rates over alpha, with 95% Wilson intervals as whiskers."""
-    ordered = sorted(points, key=lambda point: point.alpha)
+def alpha_curves(rates: Mapping[float, Sequence[Rate | None]]) -> Picture:
+    """Draw an evaluation's rates over alpha, with 95% Wilson intervals as whiskers.
+
+    At each alpha they are those of refusal, over-refusal and right answers, None for what was not asked.
+    """
     series = {
-        name: [(point.alpha, rate) for point in ordered if (rate := pick(point)) is not None and rate.n]
-        for name, pick in (
-            ("refusal", lambda point: point.refusal),
-            ("over-refusal", lambda point: point.over_refusal),
-            ("right answers", lambda point: point.right),
-        )
+        name: [(alpha, rate) for alpha in sorted(rates) if (rate := rates[alpha][k]) is not None and rate.n]
+        for k, name in enumerate(("refusal", "over-refusal", "right answers"))
     }
-    traces = [_whiskers(name, rates) for name, rates in series.items() if rates]
-    figure = _figure(traces)
+    shown = {name: points for name, points in series.items() if points}
+    figure = _figure(_whiskers(name, points) for name, points in shown.items())
     _axes(figure, "alpha", "percent")
     figure.update_yaxes(range=[-3, 103])
-    said = (
-        f"{name}: " + ", ".join(f"{rate} at {alpha:g}" for alpha, rate in rates)
-        for name, rates in series.items()
-        if rates
-    )
+    said = (f"{name}: " + ", ".join(f"{rate} at {alpha:g}" for alpha, rate in points) for name, points in shown.items())
     return Picture("Refusal, over-refusal and right answers over alpha", figure, f"By alpha, {'; '.join(said)}.")
 
 

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -80,6 +81,17 @@ def quantization_of(config: PretrainedConfig) -> str:
         return str(read("bnb_4bit_quant_type"))
     method = read("quant_method")
     return "int8" if read("load_in_8bit") else str(getattr(method, "value", method))
+
+
+def choice_for(stored: str, source: str) -> Quantization:
+    """Return how to load `source` so that it is quantized as `stored` says, which `quantization_of` found.
+
+    A checkpoint that came quantized is loaded by "auto" alone. One that can't be read is left to the loading to refuse.
+    """
+    with suppress(OSError):
+        if PretrainedConfig.get_config_dict(source)[0].get("quantization_config"):
+            return "auto"
+    return next((choice for choice in get_args(Quantization) if choice == stored), "auto")
 
 
 def shape_notes(model: nn.Module, quantization: str) -> tuple[str, ...]:

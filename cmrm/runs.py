@@ -1,7 +1,6 @@
 """One comparison as JSON: enough to make it again, and to see whether it came out the same."""
 
 import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,11 +10,15 @@ from typing import Any
 
 from PIL import Image
 
+from .anchors import load_anchors
 from .comparison import Row
 from .errors import CmrmError
 from .images import open_image
+from .model import source_of
 from .offsets import Offsets
-from .offsets_file import Identity
+from .offsets_file import LOCAL, Identity, typed
+from .options import Quantization
+from .quantization import choice_for
 from .versions import versions
 from .workbench import Workbench
 
@@ -40,11 +43,20 @@ def settled(bench: Workbench, method: Any = "dataset", offsets: Offsets | None =
 
 def origin(bench: Workbench, settings: dict[str, Any], offsets: Offsets | None = None) -> dict[str, Any]:
     """Say what the offsets of a run were measured by, and on what."""
-    known = offsets or bench.offsets
-    sample, made = settings["method"] == "sample", known.origin
-    names = "the prompt" if sample else "the visitor's" if offsets else bench.anchors
+    used = _used(bench, settings, offsets)
+    if used is not None:
+        anchors, number = "the visitor's" if offsets else bench.anchors, used.origin.anchors
+    elif settings["method"] == "sample":
+        anchors, number = "the prompt", 1
+    else:
+        chosen = load_anchors(bench.recipes["dataset"].anchors)
+        anchors, number = chosen.name, len(chosen.texts)
     measured = {name: settings[name] for name in ("estimator", "corruption")}
-    return {**measured, "anchors": names, "number": 1 if sample else made.anchors}
+    return {**measured, "anchors": anchors, "number": number}
+
+
+def _used(bench: Workbench, settings: dict[str, Any], offsets: Offsets | None) -> Offsets | None:
+    return bench.at_hand(settings["method"], settings["estimator"], settings["corruption"], offsets)
 
 
 def described(
@@ -60,9 +72,8 @@ def described(
     Raises:
         CmrmError: an image file that is gone.
     """
-    settings, known = settled(bench, offsets=offsets, **asked), offsets or bench.offsets
-    # What is measured for a run is measured alike by who repeats it.
-    measured = (settings["estimator"], settings["corruption"]) != (known.origin.estimator, known.origin.corruption)
+    settings = settled(bench, offsets=offsets, **asked)
+    used = _used(bench, settings, offsets)
     return {
         "format": FORMAT,
         "model": asdict(bench.vlm.identity),
@@ -71,7 +82,8 @@ def described(
         "settings": settings,
         "offsets": {
             **origin(bench, settings, offsets),
-            "sha256": None if settings["method"] == "sample" or measured else _digest(known),
+            # What is measured for a run is measured alike by who repeats it.
+            "sha256": None if used is None else used.digest(),
         },
         "versions": versions(),
         **{name: asdict(row) for name, row in zip(NAMES, rows, strict=False)},
@@ -84,7 +96,7 @@ class Run:
     def __init__(self, content: dict[str, Any]):
         self.prompt: str = content["prompt"]
         self.settings: dict[str, Any] = content["settings"]
-        self.model = Identity(**content["model"])
+        self.model: Identity = typed(Identity, content["model"])
         self.texts = [content[name]["text"] for name in NAMES if name in content]
         self.versions: dict[str, str] = dict(content["versions"])
         self._image: dict[str, str] | None = content["image"]
@@ -113,6 +125,18 @@ class Run:
                 "Download or `python -m cmrm compare --json` made."
             ) from error
 
+    def loaded_by(self, model: str, quantization: Quantization | None) -> tuple[str, Quantization]:
+        """Return the model and the quantization to repeat the run by: those given, or else ("", None) its own.
+
+        Raises:
+            CmrmError: its model was in a folder, and none is given.
+        """
+        name = model or self.model.model
+        if not model and name.startswith(LOCAL):
+            folder = name.removeprefix(LOCAL)
+            raise CmrmError(f"This run was made with the model in a folder ({folder}); give the folder by --model.")
+        return name, quantization or choice_for(self.model.quantization, source_of(name))
+
     @property
     def image(self) -> Image.Image | None:
         """Return the picture.
@@ -133,16 +157,12 @@ class Run:
         found = [
             f"The {name} was {mine[name]!r} and is {theirs[name]!r}." for name in mine if mine[name] != theirs[name]
         ]
-        if self._offsets not in (None, _digest(bench.offsets)):
+        if self._offsets not in (None, bench.offsets.digest()):
             found.append("The offsets are others; give those of the run by --offsets.")
         for name, now in versions().items():
             then = self.versions[name]
             found += [f"The version of {name} was {then} and is {now}."] if now != then else []
         return found
-
-
-def _digest(offsets: Offsets) -> str:
-    return hashlib.sha256(offsets.values.numpy().tobytes()).hexdigest()
 
 
 def _held(path: Path) -> dict[str, str]:

@@ -1,33 +1,29 @@
 """Why the two answers differ: the states' way from text to image and back, and the token where the answers part."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from .anchors import AnchorSet, load_anchors
-from .comparison import compare
+from .comparison import ImageInput, compare
 from .errors import CmrmError
-from .extraction import BATCH, anchors_digest, last_states
-from .hooks import hooked
+from .extraction import MEASURING, Measuring, anchors_digest, last_states, reading, recording
 from .images import open_image
+from .kept import Kept
+from .model import Inputs, Vlm
 from .offsets import Offsets
 from .openings import opening_probability, refusal_openings
 from .options import MAX_ALPHA, Method
-from .prefix import begin, forward
+from .prefix import Context, begin, forward
 from .recipes import Recipe
 from .steering import steer
-
-if TYPE_CHECKING:
-    from .workbench import Workbench
 
 CURVE = tuple(MAX_ALPHA * k / 8 for k in range(9))
 ANCHORS = 24  # of a group
@@ -109,79 +105,55 @@ class Explanation:
     openings: Floats
 
 
-def explain(bench: "Workbench", image: Image.Image | str | Path | None, prompt: str, **options: Any) -> Explanation:
-    """Say why `bench` answers `prompt` about `image` as it does with and without steering; `explaining` run to its end.
+def explain(
+    vlm: Vlm,
+    kept: Kept[Any],
+    image: ImageInput,
+    prompt: str,
+    method: Method,
+    recipe: Recipe,
+    measuring: Measuring,
+    answers: Sequence[Sequence[int]] | None,
+    max_new_tokens: int,
+) -> Generator[str | Explanation]:
+    """Explain one comparison by `recipe` as a stream: a sentence before each pass, the explanation last.
+
+    `measuring` has the offsets at its end. `answers` are the token ids of the unsteered and the steered answer, or
+    None to answer greedily. Anchors are read beside the image (blank, if there is none), and steered by the vectors
+    of this run; their states are `kept`.
 
     Raises:
         CmrmError: bad input, anchors without groups, or a tokenizer by which refusals can't be told.
     """
-    *_, found = explaining(bench, image, prompt, **options)
-    assert isinstance(found, Explanation)
-    return found
-
-
-def explaining(
-    bench: "Workbench",
-    image: Image.Image | str | Path | None,
-    prompt: str,
-    *,
-    alpha: float | None = None,
-    method: Method = "dataset",
-    max_new_tokens: int = 128,
-    answers: Sequence[Sequence[int]] | None = None,
-    offsets: Offsets | None = None,
-    **changes: Any,
-) -> Generator[str | Explanation]:
-    """Explain one comparison as a stream: a sentence before each pass, the explanation last; close it to stop.
-
-    `alpha` None is the method's own. `answers` are the token ids of the unsteered and the steered answer, if
-    they are known; else the model answers greedily. `offsets`, if given, take the place of the dataset-level
-    ones, and `changes` are those of `Workbench.recipe`. Anchors are read beside the image (blank, if there is
-    none), and steered by the vectors of this run.
-
-    Raises:
-        CmrmError: as `explain`.
-    """
-    recipe = bench.recipe(method, offsets, alpha=alpha, **changes)
     if recipe.positions != "last":
         raise CmrmError("Only runs steered at the last position are explained; choose positions 'last' and run again.")
-    strength = recipe.alpha
     picture = None if image is None else open_image(image)
     anchors = _balanced(load_anchors(recipe.anchors))
-    refusals = refusal_openings(bench.vlm)
+    refusals = refusal_openings(vlm)
     yield "Reading the prompt ..."
-    for found in bench.measuring(method, prompt, recipe, offsets):
+    for found in measuring:
         if isinstance(found, Offsets):
-            run = _Run(bench, picture, prompt, found, strength, recipe)
+            run = _Run(vlm, picture, prompt, found, recipe, kept)
         else:
-            yield "Measuring offsets, pass {} of {} ...".format(*found)
+            yield MEASURING.format(*found)
     if answers is None:
-        steps = compare(
-            bench.vlm,
-            picture,
-            prompt,
-            run.offsets,
-            (strength,),
-            max_new_tokens=max_new_tokens,
-            layers=recipe.layers,
-            steps=recipe.steps,
-        )
-        for step in steps:
+        asked: dict[str, Any] = {"max_new_tokens": max_new_tokens, "layers": recipe.layers, "steps": recipe.steps}
+        for step in compare(vlm, picture, prompt, run.offsets, (recipe.alpha,), **asked):
             answers = [row.ids for row in step.rows]
             yield "Answering ..."
     yield "Reading the prompt at many strengths ..."
-    alphas = tuple(sorted({*CURVE, strength}))
-    with bench.vlm.enough_memory():
+    alphas = tuple(sorted({*CURVE, recipe.alpha}))
+    with vlm.enough_memory():
         logits, states = run.at(alphas)
     yield "Finding where the answers part ..."
-    with bench.vlm.enough_memory():
+    with vlm.enough_memory():
         parting = run.parting(*(answers or ((), ())))
     prompt_states = {
-        "text only": last_states(bench.vlm, [prompt], [None])[0].numpy(),
+        "text only": last_states(vlm, [prompt], [None])[0].numpy(),
         "image": states[0],
-        "steered": states[alphas.index(strength)],
+        "steered": states[alphas.index(recipe.alpha)],
     }
-    blank = bench.vlm.corrupted(recipe.corruption)
+    blank = vlm.corrupted(recipe.corruption)
     beside = blank if picture is None else picture
     anchor_states: dict[str, np.ndarray] = {}
     for name, shown, steered in (
@@ -194,7 +166,7 @@ def explaining(
     harmful = np.array(anchors.groups) == "harmful"
     yield Explanation(
         method=method,
-        alpha=strength,
+        alpha=recipe.alpha,
         layers=run.layers,
         anchors=anchors.name,
         groups=anchors.groups,
@@ -216,43 +188,37 @@ def explaining(
 class _Run:
     """One comparison: what was asked and how it was steered."""
 
-    bench: "Workbench"
+    vlm: Vlm
     picture: Image.Image | None
     prompt: str
     offsets: Offsets
-    alpha: float
     recipe: Recipe
+    kept: Kept[Any]
 
     @property
     def layers(self) -> tuple[int, ...]:
         """Return the steered layers."""
-        return self.recipe.layers or tuple(range(len(self.bench.vlm.layers)))
+        return self.recipe.layers or tuple(range(len(self.vlm.layers)))
 
     def hooks(self, *alphas: float) -> AbstractContextManager[None]:
         """Return what steers a pass that ends with the last prompt token, by one alpha or one a row."""
-        return steer(self.bench.vlm, self.offsets, alphas, layers=self.layers)
+        return steer(self.vlm, self.offsets, alphas, layers=self.layers)
 
     def added(self, states: np.ndarray) -> Floats:
         """Return the norm of what each layer adds, relative to `states` `(layers, hidden)`."""
         steered = np.isin(np.arange(len(states)), self.layers)
-        return _floats(steered * self.alpha * _norm(self.offsets.values.numpy()) / _norm(states))
+        return _floats(steered * self.recipe.alpha * _norm(self.offsets.values.numpy()) / _norm(states))
 
     def at(self, alphas: Floats) -> tuple[torch.Tensor, np.ndarray]:
         """Read the prompt at all alphas in one pass: logits `(alphas, vocabulary)`, states a layer."""
-        vlm = self.bench.vlm
-        context, feed = begin(vlm, vlm.encode(self.prompt, self.picture), len(alphas))
-        states = torch.zeros(len(alphas), vlm.identity.layers, vlm.identity.hidden)
-
-        @contextmanager
-        def recording() -> Iterator[None]:
-            def keep(layer: int, hidden: torch.Tensor) -> None:
-                states[:, layer] = hidden[:, -1].float().cpu()
-
-            with self.hooks(*alphas), hooked(dict(enumerate(vlm.layers)), keep):
-                yield
-
-        logits = forward(vlm, feed, context, recording())[:, -1]
+        context, feed = self.begun(len(alphas))
+        states = torch.zeros(len(alphas), self.vlm.identity.layers, self.vlm.identity.hidden)
+        logits = forward(self.vlm, feed, context, recording(self.vlm, states, self.hooks(*alphas)))[:, -1]
         return logits, states.numpy()
+
+    def begun(self, rows: int) -> tuple[Context, Inputs]:
+        """Return what rows have read of the prompt, and what is left to run."""
+        return begin(self.vlm, self.vlm.encode(self.prompt, self.picture), rows)
 
     def parting(self, unsteered: Sequence[int], steered: Sequence[int]) -> Parting:
         """Find the first token that differs, and what was likely there."""
@@ -273,13 +239,13 @@ class _Run:
         return tuple([*pieces, END] if len(ids) == place else pieces)
 
     def _text(self, ids: Sequence[int]) -> str:
-        decoded: str = self.bench.vlm.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        decoded: str = self.vlm.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
         return decoded.rstrip("\ufffd")  # half-made characters
 
     def _candidates(self, common: list[int]) -> tuple[Candidate, ...]:
         """Return the likeliest tokens of both rows behind a common beginning of their answers."""
-        vlm, alphas = self.bench.vlm, (0.0, self.alpha)
-        context, feed = begin(vlm, vlm.encode(self.prompt, self.picture), 2)
+        vlm, alphas = self.vlm, (0.0, self.recipe.alpha)
+        context, feed = self.begun(2)
         logits = forward(vlm, feed, context, self.hooks(*alphas))
         if common:
             # Read in one pass, each token steered as its own decode step would have been.
@@ -292,40 +258,35 @@ class _Run:
         return tuple(Candidate(self._next(common, token), *rows[:, token].tolist()) for token in ranked)
 
     def _next(self, common: list[int], token: int) -> str:
-        if token in self.bench.vlm.end_tokens:
+        if token in self.vlm.end_tokens:
             return END
         text = self._text([*common, token])[len(self._text(common)) :]
-        return text or str(self.bench.vlm.tokenizer.convert_ids_to_tokens(token))
+        return text or str(self.vlm.tokenizer.convert_ids_to_tokens(token))
 
     def anchor_states(
         self, anchors: AnchorSet, name: str, image: Image.Image | None, steered: bool
     ) -> Generator[str, None, np.ndarray]:
-        """Return the anchors' states `(anchors, layers, hidden)`: kept ones, or measured in passes of one length."""
-        vlm, kept = self.bench.vlm, self.bench.states
+        """Return the anchors' states `(anchors, layers, hidden)`: kept ones, or measured pass by pass."""
         key = self._key(anchors, image, steered)
-        if (found := kept.get(key)) is not None:
+        found: np.ndarray | None = self.kept.get(key)
+        if found is not None:
             return found
-        lengths: dict[int, list[int]] = defaultdict(list)
-        for index, text in enumerate(anchors.texts):
-            lengths[vlm.encode(text, None)["input_ids"].shape[1]].append(index)
-        states = np.zeros((len(anchors.texts), vlm.identity.layers, vlm.identity.hidden), np.float32)
-        done = 0
-        for same in lengths.values():
-            for group in (same[k : k + BATCH] for k in range(0, len(same), BATCH)):
-                yield f"Reading anchor texts, {name}: {done} of {len(states)} ..."
-                texts = [anchors.texts[index] for index in group]
-                hooks = (lambda _: self.hooks(self.alpha)) if steered else None
-                states[group] = last_states(vlm, texts, [image] * len(group), hooks).numpy()
-                done += len(group)
-        kept.keep(key, states, states.nbytes)
-        return states
+        count = len(anchors.texts)
+        said = f"Reading anchor texts, {name}: {{}} of {count} ...".format
+        yield said(0)
+        hooks = (lambda _: self.hooks(self.recipe.alpha)) if steered else None
+        for done, states in reading(self.vlm, anchors.texts, [image] * count, hooks):
+            read = states.numpy()
+            yield said(done)
+        self.kept.keep(key, read, read.nbytes)
+        return read
 
     def _key(self, anchors: AnchorSet, image: Image.Image | None, steered: bool) -> str:
         digest = hashlib.sha256(anchors_digest(anchors.texts).encode())
         if image is not None:
             digest.update(f"{image.size}".encode() + image.tobytes())
         if steered:
-            digest.update(f"{self.alpha} {self.layers}".encode() + self.offsets.values.numpy().tobytes())
+            digest.update(f"{self.recipe.alpha} {self.layers}".encode() + self.offsets.values.numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -2,19 +2,18 @@
 
 import hashlib
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from .anchors import AnchorSet, load_anchors
-from .comparison import Row, Step, compare
+from .comparison import ImageInput, Row, Step, compare
 from .errors import CmrmError, CmrmWarning
-from .extraction import Progress, anchors_digest, extract_offsets, extracting
+from .extraction import MEASURING, Measuring, Progress, anchors_digest, extract_offsets, extracting
 from .kept import Kept
 from .methods.controls import random_direction
 from .model import Vlm
@@ -24,9 +23,7 @@ from .options import (
     DeviceMap,
     Estimator,
     Method,
-    Positions,
     Quantization,
-    Steps,
     Third,
     check_choice,
     checked_alphas,
@@ -35,7 +32,7 @@ from .options import (
 from .paths import ASSETS, cache_folder
 from .recipes import Recipe, recipes_for
 from .steering import PerRow, Steering
-from .why import Explanation, explaining
+from .why import Explanation, explain
 
 _STATES_LIMIT = 1 << 28
 
@@ -85,63 +82,44 @@ class Workbench:
 
     def compare(
         self,
-        image: Image.Image | str | Path | None,
+        image: ImageInput,
         prompt: str,
         *,
-        alpha: float | None = None,
         method: Method = "dataset",
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        seed: int = 0,
-        top_p: float = 1.0,
-        estimator: Estimator | None = None,
-        corruption: Corruption | None = None,
-        layers: Sequence[int] | None = None,
-        positions: Positions | None = None,
-        steps: Steps | None = None,
-        third: Third = "none",
         offsets: Offsets | None = None,
+        third: Third = "none",
+        seed: int = 0,
+        **asked: Any,
     ) -> Generator[Step]:
-        """Answer unsteered (row 0) and steered (row 1) by a method's recipe; what is None is the recipe's.
+        """Answer unsteered (row 0) and steered (row 1) by a method's recipe.
 
-        `third` adds row 2: "random", steered by random vectors as long as the offsets (drawn by `seed`), in the
-        same batch; or "text", the unsteered answer to the prompt alone, behind the others. `offsets`, if given,
-        take the place of the dataset-level ones. Another estimator or corruption than theirs is measured on the
-        recipe's anchors first, as steps with a note, and kept.
+        `asked` has changes to it, as `recipe` takes them, and max_new_tokens, temperature and top_p of
+        `comparison.compare`. `third` adds row 2: "random", steered by random vectors as long as the offsets (drawn
+        by `seed`), in the same batch; or "text", the unsteered answer to the prompt alone, behind the others.
+        `offsets`, if given, take the place of the dataset-level ones. Another estimator or corruption than theirs is
+        measured on the recipe's anchors first, as steps with a note, and kept.
 
         Raises:
             CmrmError: bad input, before the first step.
         """
-        recipe = self.recipe(
-            method,
-            offsets,
-            alpha=alpha,
-            estimator=estimator,
-            corruption=corruption,
-            layers=layers,
-            positions=positions,
-            steps=steps,
-        )
+        drawn = {name: asked.pop(name) for name in ("max_new_tokens", "temperature", "top_p") if name in asked}
+        recipe, measuring = self._asked(method, prompt, offsets, asked)
         check_choice("third", third, Third)
-        chosen: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "seed": seed,
-        }
         beside = seed if third == "random" else None
-        stream = self._answers(image, prompt, method, recipe, (recipe.alpha,), offsets, beside, **chosen)
-        return _followed(stream, compare(self.vlm, None, prompt, None, (), **chosen)) if third == "text" else stream
+        stream = self._answers(image, prompt, recipe, measuring, (recipe.alpha,), beside, seed=seed, **drawn)
+        if third != "text":
+            return stream
+        return _followed(stream, compare(self.vlm, None, prompt, None, (), seed=seed, **drawn))
 
     def sweep(
         self,
-        image: Image.Image | str | Path | None,
+        image: ImageInput,
         prompt: str,
         alphas: Sequence[float],
         *,
         method: Method = "dataset",
-        max_new_tokens: int = 128,
         offsets: Offsets | None = None,
+        max_new_tokens: int = 128,
     ) -> Generator[Step]:
         """Answer greedily at alpha 0 (row 0) and at each other of `alphas`, in one batch; the last step has fluency.
 
@@ -151,29 +129,39 @@ class Workbench:
             CmrmError: bad input, before the first step.
         """
         chosen = tuple(alpha for alpha in checked_alphas(alphas) if alpha)
-        recipe = self.recipe(method, offsets)
-        return self._answers(
-            image, prompt, method, recipe, chosen, offsets, max_new_tokens=max_new_tokens, fluency=True
-        )
+        recipe, measuring = self._asked(method, prompt, offsets, {})
+        return self._answers(image, prompt, recipe, measuring, chosen, max_new_tokens=max_new_tokens, fluency=True)
 
     def explain(
-        self, image: Image.Image | str | Path | None, prompt: str, **options: Any
+        self,
+        image: ImageInput,
+        prompt: str,
+        *,
+        method: Method = "dataset",
+        offsets: Offsets | None = None,
+        max_new_tokens: int = 128,
+        answers: Sequence[Sequence[int]] | None = None,
+        **changes: Any,
     ) -> Generator[str | Explanation]:
-        """Say why the answers differ, as `why.explaining` does: sentences on the progress, then the explanation.
+        """Say why the answers of `compare` differ: a sentence before each pass, the explanation last; close it to stop.
+
+        `answers` are the token ids of the unsteered and the steered answer, if they are known; else the model
+        answers greedily. `offsets` and `changes` are those of `compare`.
 
         Raises:
-            CmrmError: bad input, before the first sentence.
+            CmrmError: bad input, anchors without groups, or a tokenizer by which refusals can't be told; before
+                the first sentence, or instead of it.
         """
-        return explaining(self, image, prompt, **options)
+        recipe, measuring = self._asked(method, prompt, offsets, changes)
+        return explain(self.vlm, self.states, image, prompt, method, recipe, measuring, answers, max_new_tokens)
 
     def _answers(
         self,
-        image: Image.Image | str | Path | None,
+        image: ImageInput,
         prompt: str,
-        method: Method,
         recipe: Recipe,
+        measuring: Measuring,
         alphas: tuple[float, ...],
-        offsets: Offsets | None,
         beside: int | None = None,
         **options: Any,
     ) -> Generator[Step]:
@@ -181,34 +169,48 @@ class Workbench:
 
         `beside` is the seed of a row steered by random vectors, behind that of the one alpha.
         """
-        alphas = alphas if beside is None else alphas * 2
-        measuring, steering = self.measuring(method, prompt, recipe, offsets), _Later()
-        stream = compare(
-            self.vlm,
-            image,
-            prompt,
-            steering,
-            alphas,
-            layers=recipe.layers,
-            positions=recipe.positions,
-            steps=recipe.steps,
-            **options,
-        )
-        return _steered(stream, steering, measuring, (0.0, *alphas), beside)
+        steering, alphas = _Later(), alphas if beside is None else alphas * 2
+        where: dict[str, Any] = {name: getattr(recipe, name) for name in ("layers", "positions", "steps")}
+        stream = compare(self.vlm, image, prompt, steering, alphas, **where, **options)
+
+        def answered() -> Generator[Step]:
+            for found in measuring:
+                if not isinstance(found, Offsets):
+                    yield Step((Row(0.0), *map(Row, alphas)), note=MEASURING.format(*found))
+                elif beside is None:
+                    steering.found = found
+                else:
+                    steering.found = PerRow([found, found, random_direction(found, beside)])
+            yield from stream
+
+        return answered()
+
+    def _asked(
+        self, method: Method, prompt: str, offsets: Offsets | None, changes: dict[str, Any]
+    ) -> tuple[Recipe, Measuring]:
+        """Return how to steer, and the stream of what to steer by: what is known comes at once."""
+        recipe = self.recipe(method, offsets, **changes)
+        known = self.at_hand(method, recipe.estimator, recipe.corruption, offsets)
+        if known is not None:
+            return recipe, [known]
+        if method == "sample":
+            return recipe, extracting(self.vlm, [prompt], estimator=recipe.estimator, corruption=recipe.corruption)
+        return recipe, self._kept_or_measured(recipe)
 
     def recipe(self, method: Method, offsets: Offsets | None = None, **changes: Any) -> Recipe:
         """Return a method's recipe with changes to it, of which None changes nothing.
 
         Estimator and corruption of the dataset-level method are those that `offsets` (None: the workbench's own)
-        were measured by.
+        were measured by, or the recipe's where they don't say.
 
         Raises:
             CmrmError: a value that is none of the choices.
         """
         check_choice("method", method, Method)
-        origin = (offsets or self.offsets).origin
-        made: dict[str, Any] = {"estimator": origin.estimator, "corruption": origin.corruption}
-        recipe = replace(self.recipes[method], **made if method == "dataset" else {})
+        recipe = self.recipes[method]
+        if method == "dataset":
+            estimator, corruption = self._measured_by(offsets or self.offsets)
+            recipe = replace(recipe, estimator=estimator, corruption=corruption)
         asked = {name: value for name, value in changes.items() if value is not None}
         for name, choices in (("estimator", Estimator), ("corruption", Corruption)):
             if name in asked:
@@ -219,28 +221,32 @@ class Workbench:
             asked["layers"] = checked_layers(asked["layers"], len(self.vlm.layers))
         return replace(recipe, **asked)
 
-    def measuring(
-        self, method: Method, prompt: str, recipe: Recipe, offsets: Offsets | None = None
-    ) -> Iterable[tuple[int, int] | Offsets]:
-        """Stream what `recipe` steers by, as `extracting` does: what is known comes at once.
+    def at_hand(self, method: Method, estimator: str, corruption: str, offsets: Offsets | None) -> Offsets | None:
+        """Return the offsets to steer by, or None where a run measures them: of its prompt, or anew on the anchors.
 
         Raises:
-            CmrmError: `offsets` of another model, or measured in another way than the recipe asks for.
+            CmrmError: `offsets` of another model, or measured in another way than asked for.
         """
         if method == "sample":
-            return extracting(self.vlm, [prompt], estimator=recipe.estimator, corruption=recipe.corruption)
+            return None
         known = offsets or self.offsets
         known.check(self.vlm)
-        if (known.origin.estimator, known.origin.corruption) == (recipe.estimator, recipe.corruption):
-            return [known]
+        made = self._measured_by(known)
+        if made == (estimator, corruption):
+            return known
         if offsets is not None:
             raise CmrmError(
-                f"Your offsets were measured by the estimator {known.origin.estimator!r} with a "
-                f"{known.origin.corruption!r} image; choose these, or measure your offsets anew."
+                f"Your offsets were measured by the estimator {made[0]!r} with a {made[1]!r} image; choose these, or "
+                "measure your offsets anew."
             )
-        return self._kept_or_measured(recipe)
+        return None
 
-    def _kept_or_measured(self, recipe: Recipe) -> Generator[tuple[int, int] | Offsets]:
+    def _measured_by(self, offsets: Offsets) -> tuple[Any, Any]:
+        """Return the estimator and the corruption of dataset-level offsets."""
+        made, recipe = offsets.origin, self.recipes["dataset"]
+        return made.estimator or recipe.estimator, made.corruption or recipe.corruption
+
+    def _kept_or_measured(self, recipe: Recipe) -> Measuring:
         key = f"offsets {recipe.estimator} {recipe.corruption}"
         kept: Offsets | None = self.states.get(key)
         if kept is not None:
@@ -293,22 +299,6 @@ class _Later:
     def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
         assert self.found is not None
         return self.found.delta(layer, state)
-
-
-def _steered(
-    stream: Generator[Step],
-    steering: _Later,
-    measuring: Iterable[tuple[int, int] | Offsets],
-    alphas: tuple[float, ...],
-    beside: int | None,
-) -> Generator[Step]:
-    for found in measuring:
-        if isinstance(found, Offsets):
-            steering.found = found if beside is None else PerRow([found, found, random_direction(found, beside)])
-        else:
-            note = "Measuring offsets, pass {} of {} ...".format(*found)
-            yield Step(tuple(map(Row, alphas)), note=note)
-    yield from stream
 
 
 def _followed(stream: Generator[Step], alone: Generator[Step]) -> Generator[Step]:

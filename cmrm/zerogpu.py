@@ -5,19 +5,15 @@ that loaded it. Workers are reused, so they must be left as they were. A visitor
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
-from PIL import Image
 
 from .comparison import MAX_NEW_TOKENS, Row, Step
 from .errors import CmrmError
-from .offsets import Offsets
-from .why import Explanation
 from .workbench import Workbench
 
 T = TypeVar("T")
@@ -34,42 +30,33 @@ class Refusal:
     sentence: str
 
 
-@dataclass(frozen=True)
-class ZeroGpuWorkbench(Workbench):
-    """A workbench whose model runs in a worker: `task` is the decorated function."""
+def _away(name: str) -> Any:
+    """Return the method `name` of a workbench, run in a worker; bad input is refused at the first step."""
 
-    task: Callable[..., Iterator[Any]] | None = None
-
-    def compare(self, image: Image.Image | str | Path | None, prompt: str, **options: Any) -> Generator[Step]:
-        """Answer as `Workbench.compare` does; bad input is refused at the first step."""
-        return self._away("compare", image, prompt, **options)
-
-    def sweep(
-        self, image: Image.Image | str | Path | None, prompt: str, *alphas: Any, **options: Any
-    ) -> Generator[Step]:
-        """Answer as `Workbench.sweep` does; bad input is refused at the first step."""
-        return self._away("sweep", image, prompt, *alphas, **options)
-
-    def explain(
-        self, image: Image.Image | str | Path | None, prompt: str, **options: Any
-    ) -> Generator[str | Explanation]:
-        """Explain as `Workbench.explain` does; bad input is refused at the first sentence."""
-        return self._away("explain", image, prompt, **options)
-
-    def extracting(self, anchors: Sequence[str], **options: Any) -> Generator[tuple[int, int] | Offsets]:
-        """Measure as `Workbench.extracting` does; bad input is refused at the first step."""
-        return self._away("extracting", anchors, **options)
-
-    def _away(self, *arguments: Any, **options: Any) -> Generator[Any]:
+    def method(self: "ZeroGpuWorkbench", *arguments: Any, **options: Any) -> Generator[Any]:
         assert self.task
         try:
-            for step in self.task(*arguments, **options):
+            for step in self.task(name, *arguments, **options):
                 if isinstance(step, Refusal):
                     raise CmrmError(step.sentence)
                 yield step
         except gr.Error as error:  # no quota left, or no GPU: its message may be HTML
             said = " ".join(re.sub(r"<[^>]+>", " ", str(error.message)).split()).rstrip(".")
             raise CmrmError(f"ZeroGPU could not answer ({said}); try again later.") from error
+
+    return method
+
+
+@dataclass(frozen=True)
+class ZeroGpuWorkbench(Workbench):
+    """A workbench whose model runs in a worker: `task` is the decorated function."""
+
+    task: Callable[..., Iterator[Any]] | None = None
+
+    compare = _away("compare")
+    sweep = _away("sweep")
+    explain = _away("explain")
+    extracting = _away("extracting")
 
 
 def on_zero_gpu(bench: Workbench, gpu: Callable[..., Any], device: str = "cuda") -> ZeroGpuWorkbench:

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import tiny
+import torch
 from PIL import Image
 
-from cmrm import CmrmError, Offsets
+from cmrm import CmrmError, Offsets, Vlm
 from cmrm.runs import Run
 
 
@@ -213,6 +214,40 @@ def test_a_run_is_repeated_from_its_json(checkpoint, offsets, tmp_path):
         file.write_text(json.dumps({name: value for name, value in made.items() if name != key}))
         with pytest.raises(CmrmError, match="is no run"):
             Run.read(file)
+
+
+def test_a_run_of_a_checkpoint_that_came_quantized_is_repeated_by_its_folder(checkpoint, tmp_path):
+    saved = Vlm.load(checkpoint, "int8")
+    saved.model.save_pretrained(tmp_path / "small")
+    saved.processor.save_pretrained(tmp_path / "small")
+    Offsets(torch.ones(4, 64), saved.identity).save(tmp_path / "offsets.safetensors")
+    placed = ("--model", tmp_path / "small", "--offsets", tmp_path / "offsets.safetensors")
+    done = run("compare", *placed, "--prompt", "What?", "--max-new-tokens", 4, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"]["quantization"] == "int8"
+    file = tmp_path / "run.json"
+    file.write_text(done.stdout)
+    again = run("repeat", file, *placed)
+    assert (again.returncode, "are those of the run" in again.stderr) == (0, True), again.stderr
+    lost = run("repeat", file)
+    assert lost.returncode == 2
+    assert lost.stderr == ("Error: This run was made with the model in a folder (small); give the folder by --model.\n")
+
+
+def test_a_run_is_repeated_as_it_was_quantized(checkpoint, tmp_path):
+    identity = Vlm.load(checkpoint, "none").identity
+    content = {"prompt": "", "settings": {}, "versions": {}, "image": None, "offsets": {}}
+
+    def chosen(model, quantization, given=None):
+        made = Run({**content, "model": asdict(replace(identity, model=model, quantization=quantization))})
+        return made.loaded_by("", given)
+
+    for name in ("nf4", "fp4", "int8", "none"):
+        assert chosen("pocket", name) == ("pocket", name)
+    assert chosen("someone/model", "awq") == ("someone/model", "auto")
+    assert chosen("someone/model", "fp4", "none") == ("someone/model", "none")
+    with pytest.raises(TypeError):
+        chosen(5, "none")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 9}'])

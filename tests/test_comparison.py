@@ -8,7 +8,7 @@ import tiny
 import torch
 from PIL import Image
 
-from cmrm import CmrmError, CmrmWarning, compare, extract_offsets, steer
+from cmrm import CmrmError, CmrmWarning, compare, extract_offsets, prompt_offsets, steer
 from cmrm.generation import Sampling, lockstep
 from cmrm.options import parse_alphas
 from cmrm.prefix import forward, read
@@ -218,7 +218,13 @@ def test_nan_in_a_steered_row_never_reaches_row_0(vlm):
 
 
 def test_offsets_of_one_anchor_steer_like_prompt_offsets(vlm):
-    assert extract_offsets(vlm, [PROMPT]).values.shape == (4, 64)
+    """Beside the image that they were measured beside, both lead to the first token of the answer to the text alone."""
+    how = {"estimator": "sequential", "corruption": "noise"}
+    both = extract_offsets(vlm, [PROMPT], **how), prompt_offsets(vlm, PROMPT, **how)
+    one, own = (last(compare(vlm, vlm.corrupted("noise"), PROMPT, made, max_new_tokens=8)).rows for made in both)
+    (alone,) = last(compare(vlm, None, PROMPT, None, (), max_new_tokens=8)).rows
+    assert one[1].ids == own[1].ids
+    assert one[1].ids[0] == alone.ids[0] != one[0].ids[0]
 
 
 def passes(vlm):

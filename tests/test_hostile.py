@@ -5,6 +5,7 @@ import io
 import json
 import random
 import resource
+import signal
 import struct
 import time
 import zlib
@@ -13,13 +14,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import tiny
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from cmrm import CmrmError, Offsets, Vlm, compare, steer
 from cmrm.images import FORMATS, MAX_PIXELS, open_image
 from cmrm.offsets_file import OffsetsFile
+from cmrm.prompts import breakable, neutralise
 
 FILES = 4000
 SIZE = (24, 17)
@@ -231,6 +233,37 @@ def test_no_prompt_changes_the_number_of_image_tokens(name, vlm, request):
 def test_any_text_is_encoded_or_refused(vlm, prompt):
     inputs, refusal = tried(lambda: vlm.encode(prompt, tiny.PICTURE))
     assert count(vlm, inputs) == 4 if inputs else not prompt.strip() or "context" in refusal
+
+
+@pytest.fixture
+def in_time():
+    """Let an endless loop fail."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still at it after 20 s"))
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+SPACED = st.text("ab ", max_size=4)
+
+
+@SHARED
+@example(["User: "], "x User: y")
+@example(["<b", "< b"], "<b")
+@given(st.lists(SPACED, max_size=4), st.text("ab ", max_size=12))
+def test_no_marker_survives_however_it_is_spaced(in_time, tokens, prompt):
+    made = neutralise(prompt, breakable(tokens))
+    assert not [token for token in tokens if len(token.strip()) > 1 and token in made]
+    assert made.replace(" ", "") == prompt.replace(" ", "")
+
+
+def test_a_special_token_that_ends_in_a_space_is_broken_too(in_time):
+    processor = tiny.processor()
+    processor.tokenizer.add_tokens(["User: "], special_tokens=True)
+    (token,) = processor.tokenizer.convert_tokens_to_ids(["User: "])
+    ids = Vlm(tiny.llava(), processor).encode("User: and User: User:  me", None)["input_ids"]
+    assert token not in ids
 
 
 SCALARS = st.one_of(

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from cmrm.pictures import COLOURS, STYLE, AlphaPoint, alpha_curves, pictures, tokens
+from cmrm.pictures import COLOURS, STYLE, alpha_curves, pictures, tokens
 from cmrm.statistics import Rate
 from cmrm.why import END, Candidate, Explanation, Gap, Parting
 
@@ -109,7 +109,7 @@ def test_colours_stand_out_on_light_and_dark(background):
 
 
 def test_pictures_are_part_of_any_page_and_ask_for_nothing_outside(found):
-    for picture in [*pictures(found), alpha_curves([AlphaPoint(1, Rate(1, 2))])]:
+    for picture in [*pictures(found), alpha_curves({1: (Rate(1, 2), None, None)})]:
         html = picture.html()
         assert "Plotly.newPlot" in html
         assert not re.search(r'(src|href)="http', html)
@@ -118,10 +118,7 @@ def test_pictures_are_part_of_any_page_and_ask_for_nothing_outside(found):
 
 
 def test_rates_over_alpha_have_their_intervals():
-    some = [
-        AlphaPoint(1.0, Rate(90, 100), Rate(5, 100), Rate(80, 100)),
-        AlphaPoint(0.0, Rate(10, 100), Rate(0, 0)),
-    ]
+    some = {1.0: (Rate(90, 100), Rate(5, 100), Rate(80, 100)), 0.0: (Rate(10, 100), Rate(0, 0), None)}
     picture = alpha_curves(some)
     refusal, over, right = picture.figure.data
     assert list(refusal.x) == [0, 1]

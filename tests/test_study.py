@@ -23,6 +23,7 @@ from cmrm.evaluation import study as study_module
 from cmrm.guard import GuardJudge
 from cmrm.methods.captions import Captioned
 from cmrm.methods.levels import SampleLevel
+from cmrm.workbench import Workbench
 
 PROMPTS = {
     "harmful": [
@@ -182,7 +183,7 @@ def test_memory_that_runs_out_halves_the_batch(plan, monkeypatch, where):
 
     # Offsets of the anchors are in the cache by now.
     monkeypatch.setattr(place, small)
-    monkeypatch.setattr(sys.modules[run.__module__], "explain", lambda *_, **__: full_gpu())
+    monkeypatch.setattr(Workbench, "explain", full_gpu)
     said = []
     run(Plan(**{**few, "batch": 3, "out": plan.out / "three"}), None, said.append)
     one, three = rows(plan.out / "one"), rows(plan.out / "three")

@@ -16,7 +16,7 @@ from cmrm import CmrmError, compare, steer
 from cmrm.anchors import load_anchors
 from cmrm.extraction import last_states
 from cmrm.openings import refusal_openings
-from cmrm.why import END, explain, explaining, gaps, projections
+from cmrm.why import END, Explanation, gaps, projections
 from cmrm.workbench import Workbench
 
 PROMPT = "Hello there, what is this?"
@@ -33,6 +33,11 @@ def no_hook_is_left(bench: Workbench):
     before = [dict(module._forward_hooks) for module in bench.vlm.model.modules()]
     yield
     assert [dict(module._forward_hooks) for module in bench.vlm.model.modules()] == before
+
+
+def explain(bench: Workbench, image, prompt: str, **options) -> Explanation:
+    *_, explanation = bench.explain(image, prompt, **options)
+    return explanation
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +194,7 @@ def test_what_was_measured_is_kept(bench, monkeypatch):
 def test_a_stream_may_be_dropped_after_any_step(bench):
     fresh = dataclasses.replace(bench, states=type(bench.states)(1 << 28))
     for count in (1, 3, 7):
-        stream = explaining(fresh, tiny.PICTURE, PROMPT, max_new_tokens=4)
+        stream = fresh.explain(tiny.PICTURE, PROMPT, max_new_tokens=4)
         for _ in range(count):
             assert isinstance(next(stream), str)
         stream.close()

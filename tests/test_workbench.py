@@ -1,5 +1,6 @@
 """A model's offsets: computed once, kept, found again, and made anew when the kept file is no good."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from cmrm.anchors import load_anchors
 from cmrm.methods.controls import random_direction
 from cmrm.options import parse_layers
 from cmrm.recipes import recipes_for
+from cmrm.runs import described, origin, settled
 from cmrm.workbench import Workbench
 
 
@@ -159,6 +161,37 @@ def test_another_estimator_is_measured_on_the_anchors_once(tiny_bench):
         assert [row.ids for row in steps[-1].rows] == [row.ids for row in same.rows]
     with pytest.raises(CmrmError, match="measured by the estimator 'mean'"):
         bench.compare(None, "What?", estimator="pc1", offsets=bench.offsets)
+
+
+def test_offsets_that_do_not_say_how_they_were_measured_are_taken_for_the_recipe_s(tiny_bench):
+    bench = replace(tiny_bench, offsets=Offsets(tiny_bench.offsets.values, tiny_bench.offsets.fits))
+    recipe = bench.recipes["dataset"]
+    assert bench.recipe("dataset") == recipe
+    asked = {"max_new_tokens": 6, "estimator": recipe.estimator, "corruption": recipe.corruption}
+    for options in ({}, asked):
+        *_, step = bench.compare(tiny.PICTURE, "What?", **{"max_new_tokens": 6, **options})
+        *_, same = tiny_bench.compare(tiny.PICTURE, "What?", max_new_tokens=6)
+        assert [row.ids for row in step.rows] == [row.ids for row in same.rows]
+    *_, found = bench.explain(tiny.PICTURE, "What?", max_new_tokens=6)
+    *_, usual = tiny_bench.explain(tiny.PICTURE, "What?", max_new_tokens=6)
+    assert found == usual
+
+
+def test_a_run_names_the_anchors_that_its_offsets_were_measured_on(tiny_bench):
+    def made(offsets=None, **asked):
+        whole = described(bench, None, "What?", (), offsets, **asked)["offsets"]
+        settings = settled(bench, offsets=offsets, **asked)
+        assert origin(bench, settings, offsets) == {name: whole[name] for name in whole if name != "sha256"}
+        return tuple(whole.values())
+
+    bench = replace(tiny_bench, anchors="of mine.safetensors")
+    digest = hashlib.sha256(bench.offsets.values.numpy().tobytes()).hexdigest()
+    assert made() == made(estimator="mean") == ("mean", "white", "of mine.safetensors", 3, digest)
+    texts = load_anchors(bench.recipes["dataset"].anchors)
+    assert made(estimator="pc1") == ("pc1", "white", texts.name, len(texts.texts), None)
+    assert made(corruption="noise") == ("mean", "noise", texts.name, len(texts.texts), None)
+    assert made(bench.offsets) == ("mean", "white", "the visitor's", 3, digest)
+    assert made(method="sample", estimator="mean") == ("mean", "white", "the prompt", 1, None)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 
-from ..pictures import STYLE, AlphaPoint, Picture, alpha_curves, pictures
+from ..pictures import STYLE, Picture, alpha_curves, pictures
 from ..records import Record
+from ..statistics import Rate
 from ..why import Explanation
 from .journal import Entry
 from .report import PAIRED, UNSTEERED, Report
@@ -54,15 +55,13 @@ def curves(report: Report) -> Iterator[tuple[str, Picture]]:
     assert isinstance(conditions, dict)
     for level in ("dataset-level", "sample-level"):
         rows = {f"{level}, alpha {c['alpha']:g}": c["alpha"] for c in conditions.values() if c["group"] == "alphas"}
-        points = [_point(report, UNSTEERED, 0.0), *(_point(report, row, alpha) for row, alpha in rows.items())]
         if any(row in report.figures for row in rows):
-            yield level, alpha_curves(points)
+            yield level, alpha_curves({alpha: _rates(report, row) for row, alpha in {UNSTEERED: 0.0, **rows}.items()})
 
 
-def _point(report: Report, row: str, alpha: float) -> AlphaPoint:
+def _rates(report: Report, row: str) -> list[Rate | None]:
     cells = report.figures.get(row, {})
-    rates = [cells[name].rate if name in cells else None for name in PAIRED]
-    return AlphaPoint(alpha, *rates)
+    return [cells[name].rate if name in cells else None for name in PAIRED]
 
 
 def examples(report: Report, records: Sequence[Record], steered: str = "dataset-level") -> Iterator[Example]:

@@ -24,7 +24,7 @@ from ..pocket.judge import PocketJudge
 from ..pocket.splits import records as pocket_records
 from ..records import Record, split_of
 from ..versions import versions
-from ..why import Explanation, explain
+from ..why import Explanation
 from ..workbench import Workbench
 from .catalog import GROUPS, conditions
 from .journal import Journal, dump, parse, write
@@ -213,10 +213,12 @@ def _why(bench: Workbench, records: Sequence[Record], say: Callable[[str], None]
         return None
     try:
         with bench.vlm.enough_memory():
-            return explain(bench, requests[0].image, requests[0].prompt, answers=((), ()))
+            *_, found = bench.explain(requests[0].image, requests[0].prompt, answers=((), ()))
     except CmrmError as error:
         say(f"The report has no pictures of the states: {error}")
         return None
+    assert isinstance(found, Explanation)
+    return found
 
 
 def _written(plan: Plan, report: Report, records: Sequence[Record], why: Explanation | None) -> str:
