@@ -50,7 +50,7 @@ def tune_command(model: Model = "pocket") -> None:
 @app.command("rivals")
 def rivals_command(model: Model = "pocket") -> None:
     """Choose the rivals' alpha and layers on the dev split; add them to the recipes in assets/."""
-    from .rivals import tune_rivals
+    from .tune import tune_rivals
 
     for name, rates in tune_rivals(ASSETS, model).items():
         print(f"{name}: {rates}")
