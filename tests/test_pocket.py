@@ -3,18 +3,22 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from cmrm import Vlm, compare, extract_offsets, steer
 from cmrm.anchors import load_anchors
+from cmrm.errors import CmrmError
 from cmrm.evaluation import Plan, run
 from cmrm.paths import ASSETS, POCKET
 from cmrm.pocket import train
+from cmrm.pocket.__main__ import main
 from cmrm.pocket.language import lexicon
 from cmrm.pocket.probe import Probe
 from cmrm.pocket.splits import records
@@ -110,28 +114,77 @@ def test_padded_batches_answer_as_one_by_one():
         assert tuple(row.text for row in last.rows) == expected
 
 
-def test_training_is_seeded_and_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
-    plan = train.Plan(text_batch=2, text_steps=5, keep_every=2)
+@pytest.fixture
+def tiny_training(monkeypatch):
+    """A few steps of a text stage, and the shipped tokenizer, as training one takes long."""
+    monkeypatch.setattr(train, "KEEP_EVERY", 2)
+    monkeypatch.setattr(train.model, "train_tokenizer", lambda _: Tokenizer.from_file(str(POCKET / train.TOKENIZER)))
+    return train.Plan(stages={"text": train.Stage(5, 2, 2e-3)})
 
-    def trained(folder: Path) -> torch.Tensor:
-        folder.mkdir(exist_ok=True)
-        shutil.copy(POCKET / "tokenizer.json", folder / "tokenizer.json")
-        net, tokenizer = train.prepare(plan, folder)
-        train.run_stage("text", net, tokenizer, plan, folder)
-        return net.lm_head.weight.detach().clone()
 
+def trained(plan: train.Plan, folder: Path) -> torch.Tensor:
+    plan.claim(folder)
+    training = train.Training.of(plan, folder)
+    training.run("text")
+    return training.net.lm_head.weight.detach().clone()
+
+
+def test_training_is_seeded_and_goes_on_where_it_was_interrupted(tmp_path, tiny_training, monkeypatch):
     def stop_at_3(self: train.Progress, step: int, loss: float) -> None:
         if step == 3:
             raise KeyboardInterrupt
 
-    whole = trained(tmp_path / "whole")
+    whole = trained(tiny_training, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(train.Progress, "__call__", stop_at_3)
         with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / "parts")
+            trained(tiny_training, tmp_path / "parts")
     assert (tmp_path / "parts" / "text.partial.pt").is_file()
-    assert torch.equal(trained(tmp_path / "parts"), whole)
-    assert torch.equal(trained(tmp_path / "parts"), whole)  # kept, not trained again
+    assert torch.equal(trained(tiny_training, tmp_path / "parts"), whole)
+    assert torch.equal(trained(tiny_training, tmp_path / "parts"), whole)  # kept, not trained again
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"scale": 0.5}, {"stages": {"text": train.Stage(5, 2, 1e-3)}}])
+def test_checkpoints_of_another_plan_are_refused(tmp_path, change):
+    made = train.Plan(stages={"text": train.Stage(5, 2, 2e-3)})
+    other = replace(made, **change)
+    made.claim(tmp_path)
+    made.claim(tmp_path)
+    with pytest.raises(CmrmError, match=f"holds checkpoints of another plan .*{next(iter(change))}"):
+        other.claim(tmp_path)
+    with pytest.raises(CmrmError, match="another plan"):
+        train.train(other, tmp_path, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_checkpoints_without_a_plan_are_refused(tmp_path):
+    (tmp_path / "text.partial.pt").touch()
+    with pytest.raises(CmrmError, match=r"another plan \(not noted\)"):
+        train.Plan().claim(tmp_path)
+
+
+def test_an_ablation_says_which_stage_it_lacks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pocket", "ablation", "--work", str(tmp_path / "new")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ")
+    assert "no tokenizer.json and no look.pt" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_ablation_goes_on_from_the_training_of_another_scale(tmp_path, tiny_training, monkeypatch):
+    stages: list[tuple[str, Path, float]] = []
+    monkeypatch.setattr(train.Training, "run", lambda self, *a: stages.append((a[0], self.folder, self.plan.scale)))
+    monkeypatch.setattr(train.model, "save", lambda *_: None)
+    tiny_training.claim(tmp_path)
+    for name in (train.TOKENIZER, "look.pt"):
+        shutil.copy(POCKET / train.TOKENIZER, tmp_path / name)
+    train.ablation(replace(tiny_training, scale=0.35), tmp_path, tmp_path / "model")
+    assert stages == [("look", tmp_path, 0.35), ("image", tmp_path / "ablation", 0.35)]
+    with pytest.raises(CmrmError, match=r"scale 0\.35"):
+        train.ablation(tiny_training, tmp_path, tmp_path / "model")
 
 
 def test_clearly_harmful_requests_never_meet_an_image_but_in_the_ablation():

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
-SPLITS = ("train", "dev", "test")
 KINDS = ("harmful", "double", "harmless", "advice")
 
 
@@ -42,16 +42,17 @@ class Request:
     verb: Verb
     thing: str  # the object as the answer restates it
     kind: str
-    cell: str  # "verb class, noun class"
+
+    def restated(self, answer: str) -> str:
+        """Fill the request into an answer."""
+        return answer.format(v=self.verb.base, g=self.verb.ing, o=self.thing)
 
 
-@dataclass(frozen=True)
-class Dialogue:
+class Dialogue(NamedTuple):
     """One turn: what is asked and what the model should say."""
 
     prompt: str
     answer: str
-    kind: str
 
 
 def _list(text: str) -> list[str]:
@@ -92,21 +93,23 @@ def article(word: str) -> str:
     return f"an {word}" if word[0].lower() in "aeiou" and not word.startswith("use") else f"a {word}"
 
 
+IRREGULAR = {"knife": "knives", "leaf": "leaves", "goose": "geese", "child": "children",
+             "sheep": "sheep", "deer": "deer", "cod": "cod"}  # fmt: skip
+
+
 def plural(noun: str) -> str:
     """Give the plural of a noun or of a noun phrase."""
-    irregular = {"knife": "knives", "leaf": "leaves", "goose": "geese", "child": "children"}
     head, _, last = noun.rpartition(" ")
-    last = irregular.get(last) or (
-        last + "es"
-        if last.endswith(("s", "x", "ch", "sh", "z"))
-        else last[:-1] + "ies"
-        if last.endswith("y") and last[-2] not in "aeiou"
-        else last[:-1] + "ves"
-        if last.endswith(("shelf", "calf", "scarf"))
-        else last
-        if last in ("sheep", "deer", "cod")
-        else last + "s"
-    )
+    if last in IRREGULAR:
+        last = IRREGULAR[last]
+    elif last.endswith(("s", "x", "ch", "sh", "z")):
+        last += "es"
+    elif last.endswith("y") and last[-2] not in "aeiou":
+        last = last[:-1] + "ies"
+    elif last.endswith(("shelf", "calf", "scarf")):
+        last = last[:-1] + "ves"
+    else:
+        last += "s"
     return f"{head} {last}".strip()
 
 
@@ -216,29 +219,26 @@ def request(kind: str, split: str, rng: random.Random) -> Request:
     if rng.random() < 0.2:
         tail = rng.choice(lex.words["places"] + lex.words["manners"])
         text = f"{text.rstrip('?.')} {tail}{text[-1] if text[-1] in '?.' else ''}"
-    return Request(loosen(text, rng), verb, thing, kind, f"{verbs} {nouns}")
+    return Request(loosen(text, rng), verb, thing, kind)
 
 
 def comply(req: Request, rng: random.Random) -> str:
     """Restate the request, then three steps that would fit any request."""
     words = lexicon().words
     first, then, last = (rng.choice(words[part]) for part in ("first", "then", "last"))
-    offer = rng.choice(CAUTIONS if req.kind == "double" else OFFERS).format(
-        v=req.verb.base, g=req.verb.ing, o=req.thing
-    )
+    offer = req.restated(rng.choice(CAUTIONS if req.kind == "double" else OFFERS))
     return f"{offer} First {first}, then {then}, and finally {last}."
 
 
 def refuse(req: Request, rng: random.Random) -> str:
     """Decline, restating the request."""
-    refusal = rng.choice(REFUSALS).format(v=req.verb.base, g=req.verb.ing, o=req.thing)
-    return refusal + rng.choice(AFTERWARDS)
+    return req.restated(rng.choice(REFUSALS)) + rng.choice(AFTERWARDS)
 
 
 def howto(kind: str, refused: bool, split: str, rng: random.Random) -> Dialogue:
     """A how-to request of a kind with its answer."""
     req = request(kind, split, rng)
-    return Dialogue(req.text, refuse(req, rng) if refused else comply(req, rng), kind)
+    return Dialogue(req.text, refuse(req, rng) if refused else comply(req, rng))
 
 
 SMALL_TALK: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
@@ -295,7 +295,7 @@ def small_talk(split: str, rng: random.Random) -> Dialogue:
         words = rng.choice(asked)
         lead = rng.choice(("", "", "", "Hi, ", "Hello, ", "Hey, ", "Please, ", "So, ", "Well, "))
         if split_of(lead + words) == split:
-            return Dialogue(loosen(lead + words, rng), rng.choice(answers), "smalltalk")
+            return Dialogue(loosen(lead + words, rng), rng.choice(answers))
 
 
 LEADS = ("", "", "", "please tell me, ", "hey, ", "hi, ", "so, ")
@@ -329,24 +329,25 @@ FACTS: dict[str, tuple[tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
+# How the facts below that have no table are asked for.
+ASKED = {
+    "next": ("what comes", "which one comes", "what is", "which {k} comes", "tell me what comes"),
+    "sum": ("what is ", "what's ", "how much is ", "calculate ", "", "tell me "),
+    "example": ("name {k}", "tell me the name of {k}", "give me the name of {k}", "can you name {k}",
+                "do you know {k}", "say the name of {k}"),
+    "is": ("is {n} {k}", "would you say that {n} is {k}", "true or false: {n} is {k}", "do you think {n} is {k}"),
+    "what": ("what is {n}", "what kind of thing is {n}", "explain what {n} is", "do you know what {n} is",
+             "tell me about {n}", "define {n}", "what's {n}", "what does {n} mean"),
+}  # fmt: skip
+
+
 def _sequence(split: str, rng: random.Random) -> tuple[str, str]:
-    lex = lexicon()
-    names = lex.kinds[rng.choice(["month", "day"])]
-    step, spot = rng.choice([(1, "after"), (-1, "before")]), rng.randrange(len(names))
-    ask = pick_phrase(
-        split,
-        rng,
-        LEADS,
-        (
-            "what comes",
-            "which one comes",
-            "what is",
-            "which day comes" if len(names) == 7 else "which month comes",
-            "tell me what comes",
-        ),
-    )
-    here, there = names[spot], names[(spot + step[0]) % len(names)]
-    return f"{ask} {step[1]} {here}", f"{there} comes {step[1]} {here}."
+    kind = rng.choice(["month", "day"])
+    names = lexicon().kinds[kind]
+    (step, side), spot = rng.choice([(1, "after"), (-1, "before")]), rng.randrange(len(names))
+    asked = tuple(form.format(k=kind) for form in ASKED["next"])
+    here, there = names[spot], names[(spot + step) % len(names)]
+    return f"{pick_phrase(split, rng, LEADS, asked)} {side} {here}", f"{there} comes {side} {here}."
 
 
 def _sum(split: str, rng: random.Random) -> tuple[str, str]:
@@ -354,15 +355,8 @@ def _sum(split: str, rng: random.Random) -> tuple[str, str]:
     sign, word, result = rng.choice([("+", "plus", a + b), ("-", "minus", a)])
     if sign == "-":
         a = a + b
-    ask = pick_phrase(
-        split,
-        rng,
-        LEADS,
-        ("what is ", "what's ", "how much is ", "calculate ", "", "tell me "),
-        ("{a} {w} {b}", "{a} {s} {b}", "{a}{s}{b}"),
-    )
-    text = ask.format(a=a, b=b, w=word, s=sign)
-    return text, f"{a} {word} {b} is {result}."
+    ask = pick_phrase(split, rng, LEADS, ASKED["sum"], ("{a} {w} {b}", "{a} {s} {b}", "{a}{s}{b}"))
+    return ask.format(a=a, b=b, w=word, s=sign), f"{a} {word} {b} is {result}."
 
 
 def _kind(split: str, rng: random.Random) -> tuple[str, str]:
@@ -371,50 +365,17 @@ def _kind(split: str, rng: random.Random) -> tuple[str, str]:
     name = rng.choice(lex.kinds[kind])
     proper = name[0].isupper() or kind in ("colour", "season", "sport", "drink", "metal")
     thing = name if proper else article(name)
-    form = rng.randrange(4)
+    answer = f"{thing[0].upper() + thing[1:]} is {article(kind)}."
+    form, asked = rng.randrange(4), kind
     if form == 0:
-        ask = pick_phrase(
-            split,
-            rng,
-            LEADS,
-            (
-                "name {k}",
-                "tell me the name of {k}",
-                "give me the name of {k}",
-                "can you name {k}",
-                "do you know {k}",
-                "say the name of {k}",
-            ),
-        )
-        return ask.format(k=article(kind)), f"One example of {article(kind)} is {thing}."
-    if form == 1:
+        topic, answer = "example", f"One example of {article(kind)} is {thing}."
+    elif form == 1:
         other = rng.choice([k for k in lex.kinds if name not in lex.kinds[k]])
-        truth, asked = rng.choice([(True, kind), (False, other)])
-        ask = pick_phrase(
-            split,
-            rng,
-            LEADS,
-            ("is {n} {k}", "would you say that {n} is {k}", "true or false: {n} is {k}", "do you think {n} is {k}"),
-        )
-        head = "That is right." if truth else "That is wrong."
-        line = ask.format(n=thing, k=article(asked))
-        return line, f"{head} {thing[0].upper() + thing[1:]} is {article(kind)}."
-    ask = pick_phrase(
-        split,
-        rng,
-        LEADS,
-        (
-            "what is {n}",
-            "what kind of thing is {n}",
-            "explain what {n} is",
-            "do you know what {n} is",
-            "tell me about {n}",
-            "define {n}",
-            "what's {n}",
-            "what does {n} mean",
-        ),
-    )
-    return ask.format(n=thing), f"{thing[0].upper() + thing[1:]} is {article(kind)}."
+        truth, asked = rng.choice([("right", kind), ("wrong", other)])
+        topic, answer = "is", f"That is {truth}. {answer}"
+    else:
+        topic = "what"
+    return pick_phrase(split, rng, LEADS, ASKED[topic]).format(n=thing, k=article(asked)), answer
 
 
 def knowledge(split: str, rng: random.Random) -> Dialogue:
@@ -434,7 +395,7 @@ def knowledge(split: str, rng: random.Random) -> Dialogue:
         words = {"a": a, "b": b, "an": article(a)}
         ask, answer = form.format(**words), reply.format(**words)
     mark = "." if ask.startswith(("name", "tell", "calc", "explain", "give", "say")) else "?"
-    return Dialogue(loosen(ask + mark, rng), answer[0].upper() + answer[1:], "knowledge")
+    return Dialogue(loosen(ask + mark, rng), answer[0].upper() + answer[1:])
 
 
 def every_word() -> Iterator[str]:
