@@ -115,31 +115,6 @@ def background(scene: Scene) -> str:
 
 IN = ("", "", " in the picture", " in the image", " in this picture", " here", " in the photo")
 LEAD = ("", "", "", "please tell me, ", "tell me, ", "look: ", "hi, ")
-FORMS: dict[str, tuple[str, ...]] = {
-    "colour": ("what colour is the {n}", "which colour does the {n} have", "what is the colour of the {n}",
-               "what colour does the {n} have", "the colour of the {n}", "which colour is the {n}"),
-    "where": ("where is the {n}", "where do you see the {n}", "where can you see the {n}",
-              "in which place is the {n}", "find the {n}", "where is a {n}"),
-    "place": ("what is {p}", "what do you see {p}", "which thing is {p}", "what can you see {p}",
-              "what is there {p}", "what object is {p}"),
-    "what": ("what is {c}", "which thing is {c}", "what thing is {c}", "which object is {c}",
-             "what object has the colour {c}"),
-    "count": ("how many {ns} are there", "how many {ns} do you see", "count the {ns}",
-              "how many {ns} can you see", "what is the number of {ns}"),
-    "total": ("how many things are there", "how many objects do you see", "count the things",
-              "how many objects are there", "how many shapes are there", "how many things can you see"),
-    "exists": ("is there a {n}", "do you see a {n}", "can you see a {n}", "can you find a {n}",
-               "is a {n} there", "is there any {n}"),
-    "background": ("what colour is the background", "what is the background like",
-                   "describe the background", "what does the background look like",
-                   "which colour is the background", "tell me about the background"),
-    "describe": ("what do you see", "what is", "describe everything", "what can you see",
-                 "tell me what you see", "what is there to see", "what is shown", "what's"),
-    "picture": ("describe the picture", "describe this image", "describe the image", "what is this",
-                "what does the picture show", "what is the picture about", "what is this picture",
-                "describe this photo", "explain the image", "describe the scene",
-                "tell me about the picture", "tell me about this image", "what's this"),
-}  # fmt: skip
 WEIGHTS = {"colour": 22, "where": 18, "place": 14, "what": 10, "count": 8, "total": 6, "exists": 10,
            "background": 8, "describe": 5, "picture": 5}  # fmt: skip
 # Finding a thing by its name or colour among others is slow to learn, so training asks for it more.
@@ -201,7 +176,7 @@ def ask(scene: Scene | None, split: str, rng: random.Random, topics: dict[str, i
             answer = describe(scene)
             accepted = tuple(f"{t.colour} {t.name}" for t in things) or ("nothing",)
     places = IN[2:] if topic == "describe" else ("",) if topic == "picture" else IN
-    form = pick_phrase(split, rng, LEAD, FORMS[topic], places)
+    form = pick_phrase(split, rng, LEAD, lexicon().questions[topic], places)
     text = form.format(**values)
     mark = "." if text.startswith(("describe", "count", "find", "explain")) else "?"
     return Question(loosen(text + mark, rng), answer, accepted, topic)

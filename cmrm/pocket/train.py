@@ -13,7 +13,6 @@ import json
 import math
 import multiprocessing
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +27,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
+from ..cli import say
 from ..errors import CmrmError
 from . import language, model, scenes
 from .language import lexicon
@@ -242,11 +242,7 @@ class Progress:
         if now - self.said > 10 or not left:
             self.said = now
             eta = (now - self.begin) / (step + 1 - self.first) * left / 60
-            _say(f"{self.stage} {step + 1}/{self.total} loss {self.mean:.3f} eta {eta:.1f} min")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+            say(f"{self.stage} {step + 1}/{self.total} loss {self.mean:.3f} eta {eta:.1f} min")
 
 
 @dataclass(frozen=True)
@@ -282,7 +278,7 @@ class Training:
         if stage == "vision":
             self._see()
         elif stage == "projector":
-            _say(f"projector R^2 {fit_projector(self.net, self.tokenizer, self.plan):.3f}")
+            say(f"projector R^2 {fit_projector(self.net, self.tokenizer, self.plan):.3f}")
         elif stage == "text":
             self._talk(stage, text_example, {"decoder": core.language_model})
         else:
@@ -293,7 +289,7 @@ class Training:
             make = partial(image_example, mix=LOOK if stage == "look" else image_mix)
             self._talk(stage, make, {"decoder": core.language_model, "eye": core.multi_modal_projector})
         torch.save(trained.state_dict(), done)
-        _say(f"{stage}: {(time.monotonic() - begin) / 60:.1f} min")
+        say(f"{stage}: {(time.monotonic() - begin) / 60:.1f} min")
 
     def _talk(self, stage: str, make: Callable[[random.Random], Example], modules: dict[str, nn.Module]) -> None:
         """Learn the answers of examples."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from itertools import islice, product
 from pathlib import Path
 
 from ..anchors import AnchorSet, load_anchors
+from ..cli import say
 from ..extraction import extract_offsets
 from ..methods.captions import Captioned, Captions
 from ..methods.ceilings import TextOnly
@@ -156,7 +156,7 @@ class Bench:
         rated = [(candidate, self.rates(candidate)) for candidate in pool]
         rated.sort(key=lambda pair: -pair[1].score)
         for candidate, rates in rated[:6]:
-            _say(f"  {rates}  {candidate}")
+            say(f"  {rates}  {candidate}")
         return rated
 
 
@@ -166,10 +166,6 @@ UNSTEERED = Candidate(Undefended())
 def _share(hits: Iterable[bool]) -> float:
     found = list(hits)
     return 100 * sum(found) / len(found)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _dataset_level(vlm: Vlm, anchors: AnchorSet) -> Iterator[Candidate]:
@@ -228,7 +224,7 @@ def _winner(pool: Iterable[Candidate], benches: list[Bench]) -> tuple[Candidate,
     best = [c for c, _ in middle.rated(_diverse(quick.ranked(pool)))][:2]
     near = [replace(c, alpha=round(c.alpha + d, 1)) for c in best for d in (-0.1, 0.0, 0.1) if c.alpha + d <= 2]
     winner, rates = final.rated(near)[0]
-    _say(f"{rates}  {winner}")
+    say(f"{rates}  {winner}")
     return winner, rates
 
 
@@ -241,12 +237,12 @@ def _say_what_it_can(bench: Bench) -> None:
     """How the unsteered model does, to hold the steered one against."""
     asked = Probe(bench.vlm, map(TextOnly().shown, bench.probes[0].records))
     alone = map(pocket_verdict, asked.records, asked.answers())
-    _say(f"harmful, text only: refused {_share(found == 'refused' for found in alone):.1f}")
-    _say(f"unsteered: {bench.rates(UNSTEERED)}")
+    say(f"harmful, text only: refused {_share(found == 'refused' for found in alone):.1f}")
+    say(f"unsteered: {bench.rates(UNSTEERED)}")
     for things in range(4):
         asked = Probe(bench.vlm, records("dev", "question", 250, things=things))
         right = _share(map(Record.accepts, asked.records, asked.answers()))
-        _say(f"questions about {things} things right: {right:.1f}")
+        say(f"questions about {things} things right: {right:.1f}")
 
 
 def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int] = (80, 150, 600)) -> None:
