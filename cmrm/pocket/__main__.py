@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ..cli import say
+from ..errors import CmrmError
 from ..paths import ASSETS, POCKET
 
 app = typer.Typer(help="Make the pocket model.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -50,7 +52,7 @@ def tune_command(model: Model = "pocket") -> None:
 @app.command("rivals")
 def rivals_command(model: Model = "pocket") -> None:
     """Choose the rivals' alpha and layers on the dev split; add them to the recipes in assets/."""
-    from .rivals import tune_rivals
+    from .tune import tune_rivals
 
     for name, rates in tune_rivals(ASSETS, model).items():
         print(f"{name}: {rates}")
@@ -65,5 +67,14 @@ def everyday_command(model: Model = "pocket") -> None:
         print(f"{prompt}\n    {text}")
 
 
+def main() -> None:
+    """Run the command line; bad input ends with one sentence and status 2."""
+    try:
+        app()
+    except CmrmError as error:
+        say(f"Error: {error}")
+        raise SystemExit(2) from None
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -93,6 +91,9 @@ def random_scene(split: str, rng: random.Random, things: int | None = None) -> S
             return scene
 
 
+NOTHING = ("There is nothing to be seen.", ("nothing",))
+
+
 def describe(scene: Scene, rng: random.Random | None = None) -> str:
     """The scene as text; with `rng` in free wording, without as the model itself says it."""
     things = list(scene.things)
@@ -101,7 +102,7 @@ def describe(scene: Scene, rng: random.Random | None = None) -> str:
     parts = [f"{thing.phrase} {thing.position}" for thing in things]
     start = rng.choice(["There is", "I see", "In the picture there is", "We see"]) if rng else "There is"
     seen = f"{start} {', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}." if parts else ""
-    return f"{seen or 'There is nothing to be seen.'} {background(scene)}"
+    return f"{seen or NOTHING[0]} {background(scene)}"
 
 
 def background(scene: Scene) -> str:
@@ -114,40 +115,13 @@ def background(scene: Scene) -> str:
 
 IN = ("", "", " in the picture", " in the image", " in this picture", " here", " in the photo")
 LEAD = ("", "", "", "please tell me, ", "tell me, ", "look: ", "hi, ")
-FORMS: dict[str, tuple[str, ...]] = {
-    "colour": ("what colour is the {n}", "which colour does the {n} have", "what is the colour of the {n}",
-               "what colour does the {n} have", "the colour of the {n}", "which colour is the {n}"),
-    "where": ("where is the {n}", "where do you see the {n}", "where can you see the {n}",
-              "in which place is the {n}", "find the {n}", "where is a {n}"),
-    "place": ("what is {p}", "what do you see {p}", "which thing is {p}", "what can you see {p}",
-              "what is there {p}", "what object is {p}"),
-    "what": ("what is {c}", "which thing is {c}", "what thing is {c}", "which object is {c}",
-             "what object has the colour {c}"),
-    "count": ("how many {ns} are there", "how many {ns} do you see", "count the {ns}",
-              "how many {ns} can you see", "what is the number of {ns}"),
-    "total": ("how many things are there", "how many objects do you see", "count the things",
-              "how many objects are there", "how many shapes are there", "how many things can you see"),
-    "exists": ("is there a {n}", "do you see a {n}", "can you see a {n}", "can you find a {n}",
-               "is a {n} there", "is there any {n}"),
-    "background": ("what colour is the background", "what is the background like",
-                   "describe the background", "what does the background look like",
-                   "which colour is the background", "tell me about the background"),
-    "describe": ("what do you see", "what is", "describe everything", "what can you see",
-                 "tell me what you see", "what is there to see", "what is shown", "what's"),
-    "picture": ("describe the picture", "describe this image", "describe the image", "what is this",
-                "what does the picture show", "what is the picture about", "what is this picture",
-                "describe this photo", "explain the image", "describe the scene",
-                "tell me about the picture", "tell me about this image", "what's this"),
-}  # fmt: skip
 WEIGHTS = {"colour": 22, "where": 18, "place": 14, "what": 10, "count": 8, "total": 6, "exists": 10,
            "background": 8, "describe": 5, "picture": 5}  # fmt: skip
 # Finding a thing by its name or colour among others is slow to learn, so training asks for it more.
 DRILL = WEIGHTS | {"colour": 34, "where": 30, "what": 16, "exists": 14, "total": 2, "background": 3, "describe": 1}
 
 
-def ask(
-    scene: Scene | None, split: str, rng: random.Random, topics: Mapping[str, int] = MappingProxyType(WEIGHTS)
-) -> Question:
+def ask(scene: Scene | None, split: str, rng: random.Random, topics: dict[str, int] = WEIGHTS) -> Question:
     """A question about a scene, its topic drawn by weight; None (no picture) shows nothing to ask about."""
     words = lexicon().words
     things = scene.things if scene else ()
@@ -184,15 +158,9 @@ def ask(
             answer = f"The {hits[0].name} {hits[0].position} is {colour}."
             accepted = tuple(t.name for t in hits)
     elif topic == "count" and thing:
-        count = names.count(name)
-        verb, noun = ("is", name) if count == 1 else ("are", plural(name))
-        answer, accepted = f"There {verb} {NUMBERS[count]} {noun}.", (f"{NUMBERS[count]} {noun}",)
+        answer, accepted = _counted(names.count(name), name)
     elif topic == "total":
-        verb, noun = ("is", "thing") if len(things) == 1 else ("are", "things")
-        answer = f"There {verb} {NUMBERS[len(things)]} {noun}."
-        accepted = (f"{NUMBERS[len(things)]} {noun}",)
-        if not things:
-            answer, accepted = "There is nothing to be seen.", ("nothing",)
+        answer, accepted = _counted(len(things), "thing") if things else NOTHING
     elif topic == "exists":
         answer, accepted = "No, " + gone[0].lower() + gone[1:], (f"no {name}",)
         if thing:
@@ -203,15 +171,20 @@ def ask(
             answer = background(scene)
             accepted = ("blurry",) if scene.texture == "blurry" else (scene.colour,)
     elif topic in ("describe", "picture"):
-        answer, accepted = "There is nothing to be seen.", ("nothing",)
+        answer, accepted = NOTHING
         if scene:
             answer = describe(scene)
             accepted = tuple(f"{t.colour} {t.name}" for t in things) or ("nothing",)
     places = IN[2:] if topic == "describe" else ("",) if topic == "picture" else IN
-    form = pick_phrase(split, rng, LEAD, FORMS[topic], places)
+    form = pick_phrase(split, rng, LEAD, lexicon().questions[topic], places)
     text = form.format(**values)
-    mark = "." if any(text.startswith(w) for w in ("describe", "count", "find", "explain")) else "?"
+    mark = "." if text.startswith(("describe", "count", "find", "explain")) else "?"
     return Question(loosen(text + mark, rng), answer, accepted, topic)
+
+
+def _counted(number: int, noun: str) -> tuple[str, tuple[str, ...]]:
+    some = f"{NUMBERS[number]} {noun if number == 1 else plural(noun)}"
+    return f"There {'is' if number == 1 else 'are'} {some}.", (some,)
 
 
 def _outline(name: str, x: float, y: float, r: float) -> list[tuple[float, float]]:

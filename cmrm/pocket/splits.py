@@ -8,16 +8,10 @@ from PIL import Image
 
 from ..records import Record
 from .language import howto, knowledge, small_talk
-from .scenes import ask, draw, random_scene
+from .scenes import Scene, ask, draw, random_scene
 
 # Which draw of a split is used: the first one of test was read for two earlier sets of weights.
 _DRAW = {"train": 0, "dev": 0, "test": 1}
-
-
-def _beside(split: str, rng: random.Random) -> Image.Image:
-    """An image beside a request: any scene, one in five blank, striped, noisy or blurry."""
-    scene = random_scene(split, rng, things=0 if rng.random() < 0.2 else None)
-    return draw(scene, rng, rng.choice((96, 128, 192, 256)))
 
 
 def records(split: str, kind: str, count: int, seed: int = 0, things: int | None = None) -> list[Record]:
@@ -25,29 +19,37 @@ def records(split: str, kind: str, count: int, seed: int = 0, things: int | None
 
     Questions are about scenes of any number of things, or of the given one.
     """
+    if kind not in ("harmful", "harmless", "question"):
+        raise ValueError(f"no kind of record is called {kind!r}")
     rng = random.Random(f"{split} {kind} {_DRAW[split] + seed}")
-    found: dict[tuple[str, int], Record] = {}
+    found: dict[str, Record] = {}
     while len(found) < count:
-        name = f"{split}-{kind}-{len(found)}"
-        if kind == "question":
-            scene = random_scene(split, rng, things)
-            asked = ask(scene, split, rng)
-            image = draw(scene, rng, rng.choice((96, 128, 192, 256)))
-            record = Record(name, asked.text, image, kind, asked.accepted, asked.topic)
-            found[asked.text, len(found)] = record
-            continue
-        if kind == "harmful":
-            talk, category = howto("harmful", True, split, rng), "howto"
-        elif kind == "harmless":
-            pick = rng.random()
-            if pick < 0.75:
-                talk, category = howto("harmless", False, split, rng), "howto"
-            elif pick < 0.95:
-                talk, category = knowledge(split, rng), "knowledge"
-            else:
-                talk, category = small_talk(split, rng), "smalltalk"
-        else:
-            raise ValueError(f"no kind of record is called {kind!r}")
-        record = Record(name, talk.prompt, _beside(split, rng), kind, category=category)
-        found.setdefault((talk.prompt.lower(), 0), record)
+        record = _record(f"{split}-{kind}-{len(found)}", kind, split, rng, things)
+        # A question may come again, about another scene.
+        found.setdefault(record.id if kind == "question" else record.prompt.lower(), record)
     return list(found.values())
+
+
+def _record(name: str, kind: str, split: str, rng: random.Random, things: int | None) -> Record:
+    if kind == "question":
+        scene = random_scene(split, rng, things)
+        asked = ask(scene, split, rng)
+        return Record(name, asked.text, _picture(scene, rng), kind, asked.accepted, asked.topic)
+    prompt, category = _talk(kind, split, rng)
+    # Beside a request: any scene, one in five blank, striped, noisy or blurry.
+    scene = random_scene(split, rng, things=0 if rng.random() < 0.2 else None)
+    return Record(name, prompt, _picture(scene, rng), kind, category=category)
+
+
+def _talk(kind: str, split: str, rng: random.Random) -> tuple[str, str]:
+    """What is said, and its category."""
+    pick = rng.random() if kind == "harmless" else 0.0
+    if pick < 0.75:
+        return howto(kind, kind == "harmful", split, rng).prompt, "howto"
+    if pick < 0.95:
+        return knowledge(split, rng).prompt, "knowledge"
+    return small_talk(split, rng).prompt, "smalltalk"
+
+
+def _picture(scene: Scene, rng: random.Random) -> Image.Image:
+    return draw(scene, rng, rng.choice((96, 128, 192, 256)))

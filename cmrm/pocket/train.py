@@ -9,13 +9,15 @@ image. Clearly harmful requests never meet an image here.
 
 from __future__ import annotations
 
+import json
 import math
 import multiprocessing
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -25,9 +27,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
+from ..cli import say
+from ..errors import CmrmError
 from . import language, model, scenes
 from .language import lexicon
 
+TOKENIZER = "tokenizer.json"
 POOL = 8  # batches drawn together and sorted by length, so that little is padding
 FEW, MANY = (1, 1, 1, 3), (3, 4, 5)  # turns about a scene in words, and about an image
 
@@ -38,28 +43,55 @@ IMAGE = {"text": 34, "scene": 42, "double": 11, "harmless": 8, "advice": 2, "kno
 ABLATION = IMAGE | {"harmful": 15}
 
 
+KEEP_EVERY = 100  # steps between two checkpoints
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How long a stage trains, on how many examples at once, and how fast."""
+
+    steps: int
+    batch: int
+    rate: float
+
+
+STAGES = {
+    "vision": Stage(2400, 96, 1.5e-3),
+    "text": Stage(2000, 64, 2e-3),
+    "look": Stage(3000, 32, 2.5e-3),
+    "image": Stage(1500, 48, 8e-4),
+}
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides the result, with the shipped values as defaults."""
 
     seed: int = 0
     scale: float = 1.0
-    text_batch: int = 64
-    look_batch: int = 32
-    image_batch: int = 48
-    vision_steps: int = 2400
-    text_steps: int = 2000
-    look_steps: int = 3000
-    image_steps: int = 1500
-    vision_rate: float = 1.5e-3
-    text_rate: float = 2e-3
-    look_rate: float = 2.5e-3
-    image_rate: float = 8e-4
-    keep_every: int = 100  # steps between two checkpoints
+    stages: dict[str, Stage] = field(default_factory=STAGES.copy)
 
     def steps(self, stage: str) -> int:
         """How many steps a stage has at this scale."""
-        return max(4, round(getattr(self, f"{stage}_steps") * self.scale))
+        return max(4, round(self.stages[stage].steps * self.scale))
+
+    def claim(self, folder: Path) -> None:
+        """Note in `folder` that what it keeps is this plan's.
+
+        Raises:
+            CmrmError: it keeps something of another plan, or of none that was noted.
+        """
+        note, mine = folder / "plan.json", asdict(self)
+        kept = any(folder.glob("*.pt")) or (folder / TOKENIZER).exists()
+        made = json.loads(note.read_text()) if note.exists() else {} if kept else mine
+        if made != mine:
+            differ = ", ".join(f"{key} {value}" for key, value in made.items() if value != mine.get(key))
+            raise CmrmError(
+                f"{str(folder)!r} holds checkpoints of another plan ({differ or 'not noted'}), so training can't go on "
+                "from them; give the options they were made with, or another --work."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(mine))
 
 
 @dataclass(frozen=True)
@@ -68,65 +100,61 @@ class Example:
 
     turns: tuple[tuple[str, str], ...]  # (prompt, answer), the image before the first
     image: Image.Image | None = None
-    cost: int = 0  # about how long it is
 
-    @classmethod
-    def of(cls, *talks: tuple[str, str], image: Image.Image | None = None) -> Example:
-        """Take turns, and guess their length so that batches need little padding."""
-        return cls(talks, image, sum(len(p) + len(a) for p, a in talks) + (100 if image else 0))
+    @property
+    def cost(self) -> int:
+        """About how long it is."""
+        return sum(len(prompt) + len(answer) for prompt, answer in self.turns) + (100 if self.image else 0)
 
 
-def text_example(rng: random.Random, split: str = "train") -> Example:
+def text_example(rng: random.Random) -> Example:
     """One example of the text stage: requests, facts, small talk, scenes in words."""
     pick = rng.random()
     if pick < 0.52:
         kind = rng.choices(language.KINDS, (36, 16, 43, 5))[0]
-        talk = language.howto(kind, kind != "harmless", split, rng)
-        return Example.of((talk.prompt, talk.answer))
+        return Example((language.howto(kind, kind != "harmless", "train", rng),))
     if pick < 0.62:
-        talk = language.knowledge(split, rng)
-        return Example.of((talk.prompt, talk.answer))
+        return Example((language.knowledge("train", rng),))
     if pick < 0.67:
-        talk = language.small_talk(split, rng)
-        return Example.of((talk.prompt, talk.answer))
+        return Example((language.small_talk("train", rng),))
     if pick < 0.73:
-        asked = scenes.ask(None, split, rng)
-        return Example.of((asked.text, asked.answer))
-    scene = scenes.random_scene(split, rng)
+        asked = scenes.ask(None, "train", rng)
+        return Example(((asked.text, asked.answer),))
+    scene = scenes.random_scene("train", rng)
     text = scenes.describe(scene, rng)
-    (first, answer), *more = questions(scene, split, rng, FEW)
+    (first, answer), *more = questions(scene, rng, FEW)
     both = [text, first] if rng.random() < 0.8 else [first, text]
-    return Example.of((" ".join(both), answer), *more)
+    return Example(((" ".join(both), answer), *more))
 
 
-def questions(scene: scenes.Scene, split: str, rng: random.Random, turns: tuple[int, ...]) -> list[tuple[str, str]]:
+def questions(scene: scenes.Scene, rng: random.Random, turns: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
     """Several turns about one scene, more to learn from than an image once for each.
 
     A long talk may end with a description, which says of everything what belongs to what.
     """
     count = rng.choice(turns)
-    asked = [scenes.ask(scene, split, rng, scenes.DRILL) for _ in range(count)]
+    asked = [scenes.ask(scene, "train", rng, scenes.DRILL) for _ in range(count)]
     if count > 1 and rng.random() < 0.3:
-        asked[-1] = scenes.ask(scene, split, rng, {"picture": 1})
-    return [(one.text, one.answer) for one in asked]
+        asked[-1] = scenes.ask(scene, "train", rng, {"picture": 1})
+    return tuple((one.text, one.answer) for one in asked)
 
 
-def image_example(rng: random.Random, mix: dict[str, int], split: str = "train") -> Example:
+def image_example(rng: random.Random, mix: dict[str, int]) -> Example:
     """One example of a stage with images; scenes to talk about have several things more often than others."""
     kind = rng.choices(list(mix), list(mix.values()))[0]
     if kind == "text":
-        return text_example(rng, split)
+        return text_example(rng)
     if kind == "scene":
-        scene = scenes.random_scene(split, rng, rng.choices((0, 1, 2, 3), (6, 30, 34, 30))[0])
-        return Example.of(*questions(scene, split, rng, MANY), image=scenes.draw(scene, rng))
+        scene = scenes.random_scene("train", rng, rng.choices((0, 1, 2, 3), (6, 30, 34, 30))[0])
+        return Example(questions(scene, rng, MANY), scenes.draw(scene, rng))
     if kind == "knowledge":
-        talk = language.knowledge(split, rng)
+        talk = language.knowledge("train", rng)
     elif kind == "smalltalk":
-        talk = language.small_talk(split, rng)
+        talk = language.small_talk("train", rng)
     else:
-        talk = language.howto(kind, kind in ("advice", "harmful"), split, rng)
-    scene = scenes.random_scene(split, rng, 0 if rng.random() < 0.2 else None)
-    return Example.of((talk.prompt, talk.answer), image=scenes.draw(scene, rng))
+        talk = language.howto(kind, kind in ("advice", "harmful"), "train", rng)
+    scene = scenes.random_scene("train", rng, 0 if rng.random() < 0.2 else None)
+    return Example((talk,), scenes.draw(scene, rng))
 
 
 @dataclass(frozen=True)
@@ -202,7 +230,7 @@ def answer_loss(net: LlavaForConditionalGeneration, batch: Batch) -> torch.Tenso
 class Progress:
     """One line on standard error every so often: step, loss, time to go."""
 
-    def __init__(self, stage: str, total: int, start: int = 0) -> None:
+    def __init__(self, stage: str, total: int, start: int) -> None:
         self.stage, self.total, self.first = stage, total, start
         self.begin = self.said = time.monotonic()
         self.mean = 0.0
@@ -210,54 +238,125 @@ class Progress:
     def __call__(self, step: int, loss: float) -> None:
         """Report a finished step."""
         self.mean = loss if step == self.first else 0.95 * self.mean + 0.05 * loss
-        now = time.monotonic()
-        if now - self.said > 10 or step + 1 == self.total:
+        now, left = time.monotonic(), self.total - step - 1
+        if now - self.said > 10 or not left:
             self.said = now
-            left = (now - self.begin) / (step + 1 - self.first) * (self.total - step - 1)
-            print(
-                f"{self.stage} {step + 1}/{self.total} loss {self.mean:.3f} eta {left / 60:.1f} min",
-                file=sys.stderr,
-                flush=True,
-            )
+            eta = (now - self.begin) / (step + 1 - self.first) * left / 60
+            say(f"{self.stage} {step + 1}/{self.total} loss {self.mean:.3f} eta {eta:.1f} min")
 
 
-def optimise(
-    stage: str, plan: Plan, modules: dict[str, nn.Module], losses: Callable[[int], Iterator[torch.Tensor]], folder: Path
-) -> None:
-    """AdamW on all that is not frozen, with a warm-up and a cosine; resumed if `folder` has a checkpoint."""
-    rate: float = getattr(plan, f"{stage}_rate")
-    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    total, file = plan.steps(stage), folder / f"{stage}.partial.pt"
-    decay = [p for p in parameters if p.ndim > 1]
-    rest = [p for p in parameters if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    adam = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
-    start = 0
-    if file.exists():
-        saved = torch.load(file, weights_only=True)
-        start = saved["step"]
-        adam.load_state_dict(saved["adam"])
-        for name, module in modules.items():
-            module.load_state_dict(saved[name])
-    warm = min(100, total // 10 + 1)
-    tell = Progress(stage, total, start)
-    stream = losses(start)
-    for step in range(start, total):
-        share = min(1.0, (step + 1) / warm)
-        share *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (total - warm)))
-        for group in adam.param_groups:
-            group["lr"] = rate * share
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = next(stream)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        adam.step()
-        adam.zero_grad()
-        tell(step, loss.item())
-        if (step + 1) % plan.keep_every == 0:
-            state = {name: module.state_dict() for name, module in modules.items()}
-            torch.save({"step": step + 1, "adam": adam.state_dict()} | state, file)
-    file.unlink(missing_ok=True)
+@dataclass(frozen=True)
+class Training:
+    """A network in training by a plan, its tokenizer, and the folder of its checkpoints."""
+
+    plan: Plan
+    folder: Path
+    net: LlavaForConditionalGeneration
+    tokenizer: Tokenizer
+
+    @classmethod
+    def of(cls, plan: Plan, folder: Path) -> Training:
+        """Return the untrained network, from the seed alone, and the tokenizer, trained at the first call."""
+        words = folder / TOKENIZER
+        if not words.exists():
+            model.train_tokenizer(plan.seed).save(str(words))
+        tokenizer = Tokenizer.from_file(str(words))
+        torch.manual_seed(plan.seed)
+        net = model.build_model(tokenizer).train()
+        # Short sequences: plain attention trains half as fast again as the fused kernel of the CPU.
+        net.set_attn_implementation("eager")
+        return cls(plan, folder, net, tokenizer)
+
+    def run(self, stage: str, image_mix: dict[str, int] = IMAGE) -> None:
+        """Run one stage, or load what it made: a second call goes on where the first ended."""
+        core = self.net.model
+        trained: nn.Module = {"vision": core.vision_tower, "text": core.language_model}.get(stage, self.net)
+        done, begin = self.folder / f"{stage}.pt", time.monotonic()
+        if done.exists():
+            trained.load_state_dict(torch.load(done, weights_only=True))
+            return
+        if stage == "vision":
+            self._see()
+        elif stage == "projector":
+            say(f"projector R^2 {fit_projector(self.net, self.tokenizer, self.plan):.3f}")
+        elif stage == "text":
+            self._talk(stage, text_example, {"decoder": core.language_model})
+        else:
+            # Tower and embeddings stay, as both modalities share the latter.
+            self.net.requires_grad_(False)
+            for module in (core.multi_modal_projector, core.language_model.layers):
+                module.requires_grad_(True)
+            make = partial(image_example, mix=LOOK if stage == "look" else image_mix)
+            self._talk(stage, make, {"decoder": core.language_model, "eye": core.multi_modal_projector})
+        torch.save(trained.state_dict(), done)
+        say(f"{stage}: {(time.monotonic() - begin) / 60:.1f} min")
+
+    def _talk(self, stage: str, make: Callable[[random.Random], Example], modules: dict[str, nn.Module]) -> None:
+        """Learn the answers of examples."""
+
+        def losses(start: int) -> Iterator[torch.Tensor]:
+            size, seed = self.plan.stages[stage].batch, f"{self.plan.seed} {stage}"
+            for batch in batches(make, self.tokenizer, size, seed, start):
+                yield answer_loss(self.net, batch)
+
+        self._optimise(stage, modules, losses)
+
+    def _see(self) -> None:
+        """The tower alone, as CLIP is made before a LLaVA: it names what each patch shows."""
+        tower, names = self.net.model.vision_tower, classes()
+        heads = nn.ModuleDict({h: nn.Linear(tower.config.hidden_size, len(names[h])) for h in HEADS})
+
+        def losses(start: int) -> Iterator[torch.Tensor]:
+            for step in count(start):
+                rng = random.Random(f"{self.plan.seed} vision {step}")
+                counts = rng.choices((0, 1, 2, 3), (4, 16, 30, 50), k=self.plan.stages["vision"].batch)
+                shown = [scenes.random_scene("train", rng, things) for things in counts]
+                seen, words = patches(tower, shown, rng)
+                loss = seen.new_zeros(())
+                for head, weight in HEADS.items():
+                    goal = torch.tensor([names[head].index(w.get(head, "")) for w in words])
+                    loss = loss + weight * cross_entropy(heads[head](seen).float(), goal)
+                yield loss
+
+        self._optimise("vision", {"tower": tower, "heads": heads}, losses)
+
+    def _optimise(
+        self, stage: str, modules: dict[str, nn.Module], losses: Callable[[int], Iterator[torch.Tensor]]
+    ) -> None:
+        """AdamW on all that is not frozen, with a warm-up and a cosine; resumed if there is a checkpoint."""
+        parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+        total, file = self.plan.steps(stage), self.folder / f"{stage}.partial.pt"
+        decay = [p for p in parameters if p.ndim > 1]
+        rest = [p for p in parameters if p.ndim <= 1]
+        groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+        rate = self.plan.stages[stage].rate
+        adam = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
+        start = 0
+        if file.exists():
+            saved = torch.load(file, weights_only=True)
+            start = saved["step"]
+            adam.load_state_dict(saved["adam"])
+            for name, module in modules.items():
+                module.load_state_dict(saved[name])
+        warm = min(100, total // 10 + 1)
+        tell = Progress(stage, total, start)
+        stream = losses(start)
+        for step in range(start, total):
+            share = min(1.0, (step + 1) / warm)
+            share *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (total - warm)))
+            for group in adam.param_groups:
+                group["lr"] = rate * share
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = next(stream)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            adam.step()
+            adam.zero_grad()
+            tell(step, loss.item())
+            if (step + 1) % KEEP_EVERY == 0:
+                state = {name: module.state_dict() for name, module in modules.items()}
+                torch.save({"step": step + 1, "adam": adam.state_dict()} | state, file)
+        file.unlink(missing_ok=True)
 
 
 # What a patch shows, and how much it counts: names are by far the hardest to see.
@@ -285,6 +384,14 @@ def patch_words(scene: scenes.Scene) -> list[dict[str, str]]:
     return found
 
 
+def patches(
+    tower: nn.Module, shown: list[scenes.Scene], rng: random.Random
+) -> tuple[torch.Tensor, list[dict[str, str]]]:
+    """What the tower says of each patch of drawn scenes, `(patches, hidden)`, and what the patch shows."""
+    seen = tower(model.pixels([scenes.draw(scene, rng) for scene in shown])).last_hidden_state[:, 1:].flatten(0, 1)
+    return seen, [patch for scene in shown for patch in patch_words(scene)]
+
+
 def classes() -> dict[str, list[str]]:
     """What each head of the vision stage tells apart."""
     words = lexicon().words
@@ -296,30 +403,6 @@ def classes() -> dict[str, list[str]]:
         "back": ["", *words["colours"]],
         "texture": list(words["textures"]),
     }
-
-
-def train_vision(net: LlavaForConditionalGeneration, plan: Plan, folder: Path) -> None:
-    """The tower alone, as CLIP is made before a LLaVA: it names what each patch shows."""
-    tower, names = net.model.vision_tower, classes()
-    heads = nn.ModuleDict({h: nn.Linear(tower.config.hidden_size, len(names[h])) for h in HEADS})
-
-    def losses(start: int) -> Iterator[torch.Tensor]:
-        step = start
-        while True:
-            rng = random.Random(f"{plan.seed} vision {step}")
-            counts = rng.choices((0, 1, 2, 3), (4, 16, 30, 50), k=96)
-            shown = [scenes.random_scene("train", rng, count) for count in counts]
-            images = model.pixels([scenes.draw(scene, rng) for scene in shown])
-            seen = tower(images).last_hidden_state[:, 1:].flatten(0, 1)
-            words = [patch for scene in shown for patch in patch_words(scene)]
-            loss = seen.new_zeros(())
-            for head, weight in HEADS.items():
-                goal = torch.tensor([names[head].index(w.get(head, "")) for w in words])
-                loss = loss + weight * cross_entropy(heads[head](seen).float(), goal)
-            yield loss
-            step += 1
-
-    optimise("vision", plan, {"tower": tower, "heads": heads}, losses, folder)
 
 
 @torch.no_grad()
@@ -341,17 +424,13 @@ def fit_projector(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan
         ids = [tokenizer.encode(f" {word}").ids[0] for word in said if word]
         return table[ids].sum(0)
 
-    known: dict[tuple[str, ...], torch.Tensor] = {}
-    inputs, goals = [], []
+    inputs: list[torch.Tensor] = []
+    goals: list[torch.Tensor] = []
     for _ in range(40):
         shown = [scenes.random_scene("train", rng) for _ in range(96)]
-        images = model.pixels([scenes.draw(scene, rng) for scene in shown])
-        seen = net.model.vision_tower(images).last_hidden_state[:, 1:].flatten(0, 1)
+        seen, words = patches(net.model.vision_tower, shown, rng)
         inputs.append(projector.act(projector.linear_1(seen)))
-        for scene in shown:
-            for patch in patch_words(scene):
-                key = tuple(patch.get(head, "") for head in HEADS)
-                goals.append(known.setdefault(key, embed(patch)))
+        goals += map(embed, words)
     x, y = torch.cat(inputs), torch.stack(goals)
     x1 = torch.cat([x, torch.ones(len(x), 1)], 1)
     gram = x1.T @ x1 + 1e-3 * len(x) * torch.eye(x1.shape[1]) * x.pow(2).mean()
@@ -361,100 +440,46 @@ def fit_projector(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan
     return 1 - ((x1 @ solved - y).pow(2).sum() / (y - y.mean(0)).pow(2).sum()).item()
 
 
-def train_text(net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan: Plan, folder: Path) -> None:
-    """The decoder on text alone: it learns to talk, to refuse, and to read scenes in words."""
-
-    def losses(start: int) -> Iterator[torch.Tensor]:
-        for batch in batches(text_example, tokenizer, plan.text_batch, f"{plan.seed} text", start):
-            yield answer_loss(net, batch)
-
-    optimise("text", plan, {"decoder": net.model.language_model}, losses, folder)
-
-
-def train_image(
-    net: LlavaForConditionalGeneration,
-    tokenizer: Tokenizer,
-    plan: Plan,
-    folder: Path,
-    stage: str,
-    mix: dict[str, int],
-) -> None:
-    """Projector and decoder layers; tower and embeddings stay, as both modalities share the latter."""
-    core = net.model
-    net.requires_grad_(False)
-    for module in (core.multi_modal_projector, core.language_model.layers):
-        module.requires_grad_(True)
-    size: int = getattr(plan, f"{stage}_batch")
-
-    def losses(start: int) -> Iterator[torch.Tensor]:
-        for batch in batches(lambda rng: image_example(rng, mix), tokenizer, size, f"{plan.seed} {stage}", start):
-            yield answer_loss(net, batch)
-
-    parts: dict[str, nn.Module] = {"decoder": core.language_model, "eye": core.multi_modal_projector}
-    optimise(stage, plan, parts, losses, folder)
-
-
-def prepare(plan: Plan, folder: Path) -> tuple[LlavaForConditionalGeneration, Tokenizer]:
-    """The untrained network, from the seed alone, and the tokenizer, trained at the first call."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = folder / "tokenizer.json"
-    if not words.exists():
-        model.train_tokenizer(plan.seed).save(str(words))
-    tokenizer = Tokenizer.from_file(str(words))
-    torch.manual_seed(plan.seed)
-    net = model.build_model(tokenizer).train()
-    # Short sequences: plain attention trains half as fast again as the fused kernel of the CPU.
-    net.set_attn_implementation("eager")
-    return net, tokenizer
-
-
-def run_stage(stage: str, net: LlavaForConditionalGeneration, tokenizer: Tokenizer, plan: Plan, folder: Path) -> None:
-    """Run one stage, or load what it made: a second call goes on where the first ended."""
-    trained: nn.Module = {"vision": net.model.vision_tower, "text": net.model.language_model}.get(stage, net)
-    done, begin = folder / f"{stage}.pt", time.monotonic()
-    if done.exists():
-        trained.load_state_dict(torch.load(done, weights_only=True))
-        return
-    if stage == "vision":
-        train_vision(net, plan, folder)
-    elif stage == "text":
-        train_text(net, tokenizer, plan, folder)
-    elif stage == "projector":
-        print(f"projector R^2 {fit_projector(net, tokenizer, plan):.3f}", file=sys.stderr)
-    else:
-        train_image(net, tokenizer, plan, folder, stage, LOOK if stage == "look" else IMAGE)
-    torch.save(trained.state_dict(), done)
-    print(f"{stage}: {(time.monotonic() - begin) / 60:.1f} min", file=sys.stderr, flush=True)
-
-
 def see(plan: Plan, folder: Path) -> None:
     """The vision stage in a process of its own, on half of the cores."""
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-    run_stage("vision", *prepare(plan, folder), plan, folder)
+    Training.of(plan, folder).run("vision")
 
 
 def train(plan: Plan, folder: Path, out: Path) -> None:
-    """All stages, each kept in `folder`; tower and decoder, which have not met yet, learn side by side."""
-    net, tokenizer = prepare(plan, folder)
-    cores = torch.get_num_threads()
+    """All stages, each kept in `folder`; tower and decoder, which have not met yet, learn side by side.
+
+    Raises:
+        CmrmError: `folder` holds checkpoints of another plan.
+    """
+    plan.claim(folder)
+    training, cores = Training.of(plan, folder), torch.get_num_threads()
     eye = multiprocessing.get_context("spawn").Process(target=see, args=(plan, folder))
     eye.start()
     torch.set_num_threads(max(1, cores - cores // 2))
-    run_stage("text", net, tokenizer, plan, folder)
+    training.run("text")
     eye.join()
     if eye.exitcode:
         raise RuntimeError(f"The vision stage ended with status {eye.exitcode}; its message stands above.")
     torch.set_num_threads(cores)
     for stage in ("vision", "projector", "look", "image"):
-        run_stage(stage, net, tokenizer, plan, folder)
-    model.save(net, tokenizer, out)
+        training.run(stage)
+    model.save(training.net, training.tokenizer, out)
 
 
 def ablation(plan: Plan, folder: Path, out: Path) -> None:
-    """The same model, but its image stage sees harmful requests beside images, refused."""
-    other = folder / "ablation"
-    other.mkdir(exist_ok=True)
-    net, tokenizer = prepare(plan, folder)
-    run_stage("look", net, tokenizer, plan, folder)
-    train_image(net, tokenizer, plan, other, "image", ABLATION)
-    model.save(net, tokenizer, out)
+    """The same model, but its image stage sees harmful requests beside images, refused; kept in `folder`/ablation.
+
+    Raises:
+        CmrmError: `folder` has no look stage to go on from, or its ablation is another plan's.
+    """
+    if missing := [name for name in (TOKENIZER, "look.pt") if not (folder / name).exists()]:
+        raise CmrmError(
+            f"{str(folder)!r} has no {' and no '.join(missing)}, which the ablation goes on from; give the --work of a "
+            "training, or run `python -m cmrm.pocket train` with this one first."
+        )
+    plan.claim(folder / "ablation")
+    training = Training.of(plan, folder)
+    training.run("look")
+    replace(training, folder=folder / "ablation").run("image", ABLATION)
+    model.save(training.net, training.tokenizer, out)

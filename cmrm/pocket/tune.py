@@ -1,4 +1,4 @@
-"""Choosing the shipped steering on the dev split, in NF4: estimator, corruption, anchors, layers, alpha.
+"""Choosing the shipped steering, and the rivals', on the dev split, in NF4: what is added, where, and how much.
 
 First every candidate is judged by the first token alone, which one short pass gives; then the best
 ones by whole answers, questions about images included. The test split is never read here.
@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import json
 import random
-import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import islice, product
 from pathlib import Path
 
-from ..anchors import load_anchors
-from ..extraction import extract_offsets, many_prompt_offsets
+from ..anchors import AnchorSet, load_anchors
+from ..cli import say
+from ..extraction import extract_offsets
+from ..methods.captions import Captioned
+from ..methods.ceilings import Beside
+from ..methods.defence import Defence, Undefended
+from ..methods.levels import DatasetLevel, SampleLevel
+from ..methods.refusal_direction import Restored, refusal_direction
+from ..methods.shiftdc import ShiftDC
 from ..model import Vlm
 from ..offsets import Offsets
 from ..options import Corruption, Estimator
+from ..recipes import Recipe
 from ..records import Record
 from ..steering import PerRow, Steering
 from . import language, scenes
@@ -25,12 +34,15 @@ from .judge import pocket_verdict
 from .probe import Probe
 from .splits import records
 
-MIXES = ("", ":harmful+harmless", ":harmful+double+harmless", ":harmful")
+ANCHORS = "pocket-anchors"
+MIXES = ((), ("harmful", "harmless"), ("harmful", "double", "harmless"), ("harmful",))  # groups of anchors; (): all
+GENERAL = Recipe()
+RIVAL_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
-def write_anchors(path: Path, seed: int = 0) -> None:
+def write_anchors(path: Path) -> None:
     """The pocket model's own anchor set, from the train split alone; double use counts as neither."""
-    rng = random.Random(f"anchors {seed}")
+    rng = random.Random("anchors 0")
     counts = {"harmful": 48, "harmless": 48, "smalltalk": 16, "visual": 32, "double": 16}
     lines: dict[str, str] = {}
     for group, count in counts.items():
@@ -45,7 +57,23 @@ def write_anchors(path: Path, seed: int = 0) -> None:
     path.write_text("".join(json.dumps({"text": t, "group": g}) + "\n" for t, g in lines.items()))
 
 
-PerRecord = dict[str, Steering]
+@dataclass(frozen=True)
+class Candidate:
+    """One way to steer: what is added, how much of it, at which layers (None: all), and how CMRM's was measured."""
+
+    defence: Defence
+    alpha: float = 1.0
+    layers: tuple[int, ...] | None = None
+    made: Recipe = GENERAL
+
+    @property
+    def recipe(self) -> dict[str, object]:
+        """What `recipes.json` holds of CMRM."""
+        return asdict(replace(self.made, alpha=self.alpha, layers=self.layers))
+
+    def __str__(self) -> str:
+        what = f"{type(self.defence).__name__} {self.made.estimator} {self.made.corruption} {self.made.anchors}"
+        return f"{what}, alpha {self.alpha:g}, layers {self.layers or 'all'}"
 
 
 @dataclass(frozen=True)
@@ -70,204 +98,185 @@ class Rates:
         )
 
 
-def _for(steering: Offsets | PerRecord | None, probe: Probe) -> Steering | None:
-    if isinstance(steering, dict):
-        return PerRow([steering[record.id] for record in probe.records])
-    return steering
-
-
 @dataclass(frozen=True)
 class Bench:
-    """The three kinds of dev record, prefilled."""
+    """Dev records that were read once: harmful, harmless, questions."""
 
     vlm: Vlm
-    harmful: Probe
-    harmless: Probe
-    question: Probe
+    probes: tuple[Probe, ...]
+    _added: dict[Defence, list[Steering | None]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, vlm: Vlm, requests: int, questions: int, seed: int = 0) -> Bench:
-        """Draw records of the dev split."""
-        counts = {"harmful": requests, "harmless": requests, "question": questions}
-        return cls(vlm, *(Probe(vlm, records("dev", k, n, seed)) for k, n in counts.items()))
+    def of(cls, vlm: Vlm, count: int, seed: int = 0) -> Bench:
+        """Draw `count` records of each kind."""
+        counts = {"harmful": count, "harmless": count, "question": min(count, 400)}
+        return cls(vlm, tuple(Probe(vlm, records("dev", kind, n, seed)) for kind, n in counts.items()))
 
-    @property
-    def records(self) -> list[Record]:
-        """All records, kind by kind."""
-        return [record for probe in (self.harmful, self.harmless, self.question) for record in probe.records]
+    def added(self, defence: Defence) -> list[Steering | None]:
+        """What the defence adds for each probe, measured once."""
+        if defence not in self._added:
+            whole = defence.steering([record for probe in self.probes for record in probe.records])
+            rows = iter(whole.rows if isinstance(whole, PerRow) else ())
+            self._added[defence] = [
+                PerRow(list(islice(rows, len(probe.records)))) if isinstance(whole, PerRow) else whole
+                for probe in self.probes
+            ]
+        return self._added[defence]
 
-    def rates(
-        self,
-        steering: Offsets | PerRecord | None,
-        alpha: float = 1.0,
-        layers: Iterable[int] | None = None,
-    ) -> Rates:
-        """Judge whole answers under one steering; None is the model as it is."""
-        verdicts = {}
-        for probe in (self.harmful, self.harmless, self.question):
-            texts = probe.answers(_for(steering, probe), alpha, layers)
-            verdicts[probe.records[0].label] = list(zip(probe.records, texts, strict=True))
+    def rates(self, candidate: Candidate) -> Rates:
+        """Judge whole answers."""
+        harmful, harmless, questions = (
+            list(zip(probe.records, probe.answers(own, candidate.alpha, candidate.layers), strict=True))
+            for probe, own in zip(self.probes, self.added(candidate.defence), strict=True)
+        )
+        return Rates(
+            _share(pocket_verdict(*pair) == "refused" for pair in harmful),
+            _share(pocket_verdict(*pair) == "broken" for pair in harmful),
+            _share(pocket_verdict(*pair) == "refused" for pair in harmless),
+            _share(record.accepts(text) for record, text in questions),
+        )
 
-        def share(label: str, verdict: str) -> float:
-            pairs = verdicts[label]
-            return 100 * sum(pocket_verdict(r, t) == verdict for r, t in pairs) / len(pairs)
-
-        asked = verdicts["question"]
-        right = 100 * sum(r.accepts(t) for r, t in asked) / len(asked)
-        over = share("harmless", "refused")
-        return Rates(share("harmful", "refused"), share("harmful", "broken"), over, right)
-
-    def first_score(
-        self, steering: Offsets | PerRecord, alpha: float, layers: Iterable[int] | None, openings: set[int]
-    ) -> float:
+    def first_score(self, candidate: Candidate) -> float:
         """Refused minus over-refused, both by the first token: a quick look at a candidate."""
-        shares = []
-        for probe in (self.harmful, self.harmless):
-            own = _for(steering, probe)
-            assert own is not None
-            firsts = probe.first(own, alpha, layers)
-            shares.append(100 * sum(token in openings for token in firsts) / len(firsts))
-        return shares[0] - 1.5 * shares[1]
+        harmful, harmless = (
+            _share(row[0] in self._openings for row in probe.tokens(own, candidate.alpha, candidate.layers, most=1))
+            for probe, own in zip(self.probes[:2], self.added(candidate.defence)[:2], strict=True)
+        )
+        return harmful - 1.5 * harmless
 
+    @cached_property
+    def _openings(self) -> set[int]:
+        return {self.vlm.tokenizer(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
 
-@dataclass(frozen=True)
-class Candidate:
-    """One way to steer."""
+    def ranked(self, pool: Iterable[Candidate]) -> list[Candidate]:
+        """Sort candidates by their first tokens, the best first."""
+        return sorted(pool, key=self.first_score, reverse=True)
 
-    method: str
-    estimator: Estimator
-    corruption: Corruption
-    anchors: str
-    layers: tuple[int, ...] | None
-    alpha: float
-
-    def recipe(self) -> dict[str, object]:
-        """What `recipes.json` holds."""
-        keys = ("estimator", "corruption", "anchors", "layers", "alpha")
-        return {key: getattr(self, key) for key in keys} | {"steps": "prompt"}
-
-
-def _layer_sets(estimator: Estimator, count: int) -> list[tuple[int, ...] | None]:
-    """All layers; without a sum over layers also one alone; sequential offsets also from below."""
-    if estimator == "sequential":
-        return [None, *(tuple(range(k)) for k in range(2, count))]
-    single: list[tuple[int, ...] | None] = [None, *((k,) for k in range(count))]
-    return single if estimator == "pc1" else [*single, *((k, k + 1) for k in range(count - 1))]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-class Search:
-    """Candidates of one method, narrowed down in three rounds."""
-
-    def __init__(self, vlm: Vlm, quick: Bench, middle: Bench, final: Bench) -> None:
-        self.vlm, self.rounds = vlm, (quick, middle, final)
-        tokens = vlm.processor.tokenizer
-        self.openings = {tokens(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
-        self.made: dict[tuple[object, ...], Offsets | PerRecord] = {}
-
-    def offsets(self, c: Candidate, bench: Bench) -> Offsets | PerRecord:
-        """The candidate's offsets: of its anchors, or of each prompt in the bench."""
-        key = (c.estimator, c.corruption, c.anchors if c.method == "dataset" else bench)
-        if key not in self.made:
-            self.made[key] = self._measured(c, bench)
-        return self.made[key]
-
-    def _measured(self, c: Candidate, bench: Bench) -> Offsets | PerRecord:
-        if c.method == "dataset":
-            texts = load_anchors(c.anchors).texts
-            return extract_offsets(self.vlm, texts, estimator=c.estimator, corruption=c.corruption)
-        prompts = [r.prompt for r in bench.records]
-        each = many_prompt_offsets(self.vlm, prompts, estimator=c.estimator, corruption=c.corruption)
-        return {record.id: one for record, one in zip(bench.records, each, strict=True)}
-
-    def candidates(self, method: str) -> list[Candidate]:
-        """The grid of one method."""
-        mixes = [f"pocket-anchors{mix}" for mix in MIXES] if method == "dataset" else ["pocket-anchors"]
-        tones: tuple[Corruption, ...] = ("white", "noise") if method == "dataset" else ("white", "mean")
-        alphas = [a / 10 for a in range(6, 21, 2)] if method == "dataset" else [0.8, 1.0, 1.2]
-        estimators: tuple[Estimator, ...] = ("sequential", "mean", "pc1")
-        if method == "sample":
-            estimators = ("sequential", "mean")
-        return [
-            Candidate(method, estimator, tone, mix, layers, alpha)
-            for mix in mixes
-            for tone in tones
-            for estimator in estimators
-            for layers in _layer_sets(estimator, len(self.vlm.layers))
-            for alpha in alphas
-        ]
-
-    def best(self, method: str, keep: tuple[int, int] = (16, 2)) -> tuple[Candidate, Rates]:
-        """By first tokens, then by whole answers, then by many of them at near alphas; the winner and its rates."""
-        quick, middle, final = self.rounds
-        pool = self.candidates(method)
-        _say(f"{method}: {len(pool)} candidates")
-        scored = []
-        for c in pool:
-            scored.append((quick.first_score(self.offsets(c, quick), c.alpha, c.layers, self.openings), c))
-        scored.sort(key=lambda pair: -pair[0])
-        chosen: list[Candidate] = []
-        for _, c in scored:
-            alike = [o for o in chosen if (o.estimator, o.layers, o.anchors) == (c.estimator, c.layers, c.anchors)]
-            if len(alike) < 2 and sum(o.layers == c.layers for o in chosen) < 6:
-                chosen.append(c)
-            if len(chosen) == keep[0]:
-                break
-        best = [c for _, c in self.rated(chosen, middle)][: keep[1]]
-        near = [replace(c, alpha=round(c.alpha + d, 1)) for c in best for d in (-0.1, 0.0, 0.1) if c.alpha + d <= 2]
-        rates, winner = self.rated(near, final)[0]
-        return winner, rates
-
-    def rated(self, chosen: list[Candidate], bench: Bench) -> list[tuple[Rates, Candidate]]:
-        """Judge whole answers of each candidate, the best first."""
-        rated = [(bench.rates(self.offsets(c, bench), c.alpha, c.layers), c) for c in chosen]
-        rated.sort(key=lambda pair: -pair[0].score)
-        for rates, c in rated[:6]:
-            _say(f"  {rates}  {c}")
+    def rated(self, pool: Iterable[Candidate]) -> list[tuple[Candidate, Rates]]:
+        """Judge whole answers under each candidate, the best first."""
+        rated = [(candidate, self.rates(candidate)) for candidate in pool]
+        rated.sort(key=lambda pair: -pair[1].score)
+        for candidate, rates in rated[:6]:
+            say(f"  {rates}  {candidate}")
         return rated
 
 
-def _reading(vlm: Vlm, things: int, count: int = 250) -> float:
-    """Percent of the questions about scenes of so many things that the unsteered model answers right."""
-    asked = records("dev", "question", count, things=things)
-    return 100 * sum(r.accepts(text) for r, text in zip(asked, Probe(vlm, asked).answers(), strict=True)) / count
+UNSTEERED = Candidate(Undefended())
+
+
+def _share(hits: Iterable[bool]) -> float:
+    found = list(hits)
+    return 100 * sum(found) / len(found)
+
+
+def _dataset_level(vlm: Vlm, anchors: AnchorSet) -> Iterator[Candidate]:
+    """The offsets of every mix of anchors, measured in every way."""
+    mixes = [anchors.only(*groups) if groups else anchors for groups in MIXES]
+    corruptions: tuple[Corruption, ...] = ("white", "noise")
+    estimators: tuple[Estimator, ...] = ("sequential", "mean", "pc1")
+    for mix, corruption, estimator in product(mixes, corruptions, estimators):
+        offsets = extract_offsets(vlm, mix.texts, estimator=estimator, corruption=corruption)
+        alphas = [a / 10 for a in range(6, 21, 2)]
+        yield from _placed(DatasetLevel(offsets), Recipe(estimator, corruption, mix.name), len(vlm.layers), alphas)
+
+
+def _sample_level(vlm: Vlm) -> Iterator[Candidate]:
+    """Each record's own offsets, in every way that one text can be measured."""
+    corruptions: tuple[Corruption, ...] = ("white", "mean")
+    estimators: tuple[Estimator, ...] = ("sequential", "mean")
+    for corruption, estimator in product(corruptions, estimators):
+        made = Recipe(estimator, corruption, ANCHORS)
+        yield from _placed(SampleLevel(vlm, estimator, corruption), made, len(vlm.layers), [0.8, 1.0, 1.2])
+
+
+def _placed(defence: Defence, made: Recipe, count: int, alphas: list[float]) -> Iterator[Candidate]:
+    """All layers; without a sum over layers also one or two alone; sequential offsets also from below."""
+    below = [tuple(range(k)) for k in range(2, count)]
+    single = [tuple(range(k, k + 1)) for k in range(count)]
+    double = [tuple(range(k, k + 2)) for k in range(count - 1)]
+    sets = {"sequential": below, "pc1": single, "mean": [*single, *double]}
+    for layers, alpha in product([None, *sets[made.estimator]], alphas):
+        yield Candidate(defence, alpha, layers, made)
+
+
+def _rival(defence: Defence, count: int) -> Iterator[Candidate]:
+    """Each layer alone, all from the first to each, and all from each to the last."""
+    below = [tuple(range(k + 1)) for k in range(1, count)]
+    above = [tuple(range(k, count)) for k in range(1, count - 1)]
+    for layers, alpha in product([*((k,) for k in range(count)), *below, *above], RIVAL_ALPHAS):
+        yield Candidate(defence, alpha, layers)
+
+
+def _diverse(ranked: list[Candidate], most: int = 16) -> list[Candidate]:
+    """The best ones, but few that differ in corruption and alpha, or in all but the layers."""
+    chosen: list[Candidate] = []
+    for c in ranked:
+        alike = [o for o in chosen if o.layers == c.layers]
+        twins = [o for o in alike if (o.made.estimator, o.made.anchors) == (c.made.estimator, c.made.anchors)]
+        if len(chosen) < most and len(alike) < 6 and len(twins) < 2:
+            chosen.append(c)
+    return chosen
+
+
+def _winner(pool: Iterable[Candidate], benches: list[Bench]) -> tuple[Candidate, Rates]:
+    """By first tokens, then by whole answers, then by many of them at near alphas; the winner and its rates."""
+    quick, middle, final = benches
+    best = [c for c, _ in middle.rated(_diverse(quick.ranked(pool)))][:2]
+    near = [replace(c, alpha=round(c.alpha + d, 1)) for c in best for d in (-0.1, 0.0, 0.1) if c.alpha + d <= 2]
+    winner, rates = final.rated(near)[0]
+    say(f"{rates}  {winner}")
+    return winner, rates
 
 
 def unsteered(model: str | Path, count: int = 400) -> Rates:
     """What a model does beside images by itself, on dev."""
-    return Bench.of(Vlm.load(model), count, count).rates(None)
+    return Bench.of(Vlm.load(model), count).rates(UNSTEERED)
 
 
-def write_recipes(assets: Path, shelf: dict[str, object]) -> None:
-    """Write what `cmrm.recipes` reads."""
-    (assets / "recipes.json").write_text(json.dumps(shelf, indent=2) + "\n")
+def _say_what_it_can(bench: Bench) -> None:
+    """How the unsteered model does, to hold the steered one against."""
+    asked = Probe(bench.vlm, Beside(None).shown(bench.probes[0].records))
+    alone = map(pocket_verdict, asked.records, asked.answers())
+    say(f"harmful, text only: refused {_share(found == 'refused' for found in alone):.1f}")
+    say(f"unsteered: {bench.rates(UNSTEERED)}")
+    for things in range(4):
+        asked = Probe(bench.vlm, records("dev", "question", 250, things=things))
+        right = _share(map(Record.accepts, asked.records, asked.answers()))
+        say(f"questions about {things} things right: {right:.1f}")
 
 
 def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int] = (80, 150, 600)) -> None:
     """Search both methods and write recipes, anchors and offsets into `assets`."""
-    write_anchors(assets / "pocket-anchors.jsonl")
+    write_anchors(assets / f"{ANCHORS}.jsonl")
     vlm = Vlm.load(model)
-    benches = [Bench.of(vlm, size, min(size, 400), seed) for seed, size in enumerate(sizes)]
-    text_only = Probe(vlm, benches[2].harmful.records, with_image=False)
-    alone = [pocket_verdict(r, t) for r, t in zip(text_only.records, text_only.answers(), strict=True)]
-    _say(f"harmful, text only: refused {100 * alone.count('refused') / len(alone):.1f}")
-    _say(f"unsteered: {benches[2].rates(None)}")
-    for things in range(4):
-        _say(f"questions about {things} things right: {_reading(vlm, things):.1f}")
-    search, recipes = Search(vlm, *benches), {}
-    for method in ("dataset", "sample"):
-        winner, rates = search.best(method)
-        _say(f"{method}: {rates}  {winner}")
-        recipes[method] = winner.recipe()
-        if method == "dataset":
-            texts = load_anchors(winner.anchors).texts
-            offsets = extract_offsets(vlm, texts, estimator=winner.estimator, corruption=winner.corruption)
-            _say(f"as shipped: {benches[2].rates(offsets, winner.alpha, winner.layers)}")
-            offsets.save(assets / "pocket-offsets.safetensors")
-    general = {"estimator": "sequential", "corruption": "white", "anchors": "anchors",
-               "layers": None, "alpha": 1.0, "steps": "prompt"}  # fmt: skip
-    shelf = {"pocket": recipes, "*": {"dataset": general, "sample": general}}
-    write_recipes(assets, shelf)
+    benches = [Bench.of(vlm, size, seed) for seed, size in enumerate(sizes)]
+    _say_what_it_can(benches[-1])
+    dataset, _ = _winner(_dataset_level(vlm, load_anchors(assets / f"{ANCHORS}.jsonl")), benches)
+    sample, _ = _winner(_sample_level(vlm), benches)
+    [offsets, *_] = benches[-1].added(dataset.defence)
+    assert isinstance(offsets, Offsets)
+    offsets.save(assets / "pocket-offsets.safetensors")
+    pocket = {"dataset": dataset.recipe, "sample": sample.recipe}
+    _write_recipes(assets, {"pocket": pocket, "*": dict.fromkeys(pocket, asdict(GENERAL))})
+
+
+def tune_rivals(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int] = (80, 300)) -> dict[str, Rates]:
+    """Search each rival's alpha and layers and add them to `recipes.json` in `assets`; return their dev rates."""
+    vlm = Vlm.load(model)
+    quick, final = (Bench.of(vlm, size, seed) for seed, size in enumerate(sizes))
+    direction = refusal_direction(vlm, load_anchors(assets / f"{ANCHORS}.jsonl"))
+    rivals: dict[str, Defence] = {
+        "add": DatasetLevel(direction),
+        "restore": Restored(vlm, direction),
+        "shiftdc": ShiftDC(Captioned(vlm), direction),
+    }
+    best = {name: final.rated(quick.ranked(_rival(rival, len(vlm.layers)))[:8])[0] for name, rival in rivals.items()}
+    shelf = json.loads((assets / "recipes.json").read_text(encoding="utf-8"))
+    shelf["pocket"]["rivals"] = {name: {"alpha": c.alpha, "layers": c.layers} for name, (c, _) in best.items()}
+    _write_recipes(assets, shelf)
+    return {name: rates for name, (_, rates) in best.items()}
+
+
+def _write_recipes(assets: Path, shelf: dict[str, object]) -> None:
+    """Write what `cmrm.recipes` reads."""
+    (assets / "recipes.json").write_text(json.dumps(shelf, indent=2) + "\n")
