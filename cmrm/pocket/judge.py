@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..judge import Verdict, verdict
 from ..records import Record
-from .language import AFTERWARDS, CAUTIONS, KINDS, OFFERS, REFUSALS
+from .language import AFTERWARDS, CAUTIONS, HOWTO, OFFERS, REFUSALS
 
 JUDGE = "the pocket model's own sentences, which must restate the request"
 
@@ -27,7 +27,7 @@ def pocket_verdict(record: Record, text: str) -> Verdict:
 
     Facts, small talk and questions have no such form and are judged by `cmrm.judge`.
     """
-    if record.category not in KINDS:
+    if record.category != HOWTO:
         return verdict(text)
     forms: tuple[tuple[re.Pattern[str], Verdict], ...] = ((_REFUSAL, "refused"), (_OFFER, "complied"))
     for pattern, meaning in forms:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+HOWTO = "howto"  # the category of records that ask how to do something
 KINDS = ("harmful", "double", "harmless", "advice")
 
 

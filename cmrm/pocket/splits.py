@@ -7,7 +7,7 @@ import random
 from PIL import Image
 
 from ..records import Record
-from .language import howto, knowledge, small_talk
+from .language import HOWTO, howto, knowledge, small_talk
 from .scenes import Scene, ask, draw, random_scene
 
 # Which draw of a split is used: the first one of test was read for two earlier sets of weights.
@@ -45,7 +45,7 @@ def _talk(kind: str, split: str, rng: random.Random) -> tuple[str, str]:
     """What is said, and its category."""
     pick = rng.random() if kind == "harmless" else 0.0
     if pick < 0.75:
-        return howto(kind, kind == "harmful", split, rng).prompt, "howto"
+        return howto(kind, kind == "harmful", split, rng).prompt, HOWTO
     if pick < 0.95:
         return knowledge(split, rng).prompt, "knowledge"
     return small_talk(split, rng).prompt, "smalltalk"
