@@ -337,10 +337,10 @@ def say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def main() -> None:
-    """Run the command line; bad input ends with one sentence and status 2."""
+def main(commands: typer.Typer = app) -> None:
+    """Run a command line; bad input ends with one sentence and status 2."""
     try:
-        app()
+        commands()
     except CmrmError as error:
         say(f"Error: {error}")
         raise SystemExit(2) from None

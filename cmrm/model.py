@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from .errors import CmrmError
+from .errors import CmrmError, first_sentence
 from .images import corrupted_image
 from .kept import Kept
 from .layers import decoder_layers, path_of
@@ -137,7 +137,7 @@ class Vlm:
             name, revision = naming(source)
             vlm = cls(network, processor, name=name, revision=revision)
             # A template without a place for an image is known now, not at the first request.
-            vlm.encode("Hello", vlm.corrupted("white"))
+            vlm._laid_out("Hello", vlm.corrupted("white"))
         return vlm
 
     @property
@@ -166,7 +166,7 @@ class Vlm:
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not should_reduce_batch_size(error):
+            if not out_of_memory(error):
                 raise
             self.prefixes.clear()
             raise CmrmError(
@@ -190,15 +190,18 @@ class Vlm:
         Image tokens and chat markers inside the prompt are neutralised.
 
         Raises:
-            CmrmError: an empty prompt, or one too long for the model's context (by how many tokens).
+            CmrmError: an empty prompt, one too long for the model's context (by how many tokens), or an image that the
+                processor refuses.
         """
         check_prompt(prompt)
         text = neutralise(prompt.strip(), self._markers)
         try:
             inputs = self._laid_out(text, image)
-        except ValueError:
-            if image is not None:
-                raise
+        except ValueError as error:
+            if image is not None:  # such as one that is far longer than wide
+                raise CmrmError(
+                    f"The model's processor can't take the picture ({first_sentence(error)}); mend it or leave it out."
+                ) from error
             # PaliGemma's processor wants an image: what it makes of one, less the image's tokens, is the text alone.
             inputs = self._text_alone(self._laid_out(text, self.corrupted("white")))
         self.check_length(inputs["input_ids"].shape[1])
@@ -268,6 +271,13 @@ class Vlm:
             side = _BLANK_SIDE
         mean = getattr(settings, "image_mean", None) or (0.5, 0.5, 0.5)
         return corrupted_image(corruption, (side, side), tuple(mean), seed)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory or, by the words of torch's allocator for it, the machine's ran out."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and should_reduce_batch_size(error)
+    )
 
 
 def source_of(model: str) -> str:

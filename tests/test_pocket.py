@@ -21,7 +21,7 @@ from cmrm.errors import CmrmError
 from cmrm.evaluation import Plan, run
 from cmrm.paths import ASSETS, POCKET
 from cmrm.pocket import train
-from cmrm.pocket.__main__ import main
+from cmrm.pocket.__main__ import app, main
 from cmrm.pocket.language import NUMBERS, lexicon, plural
 from cmrm.pocket.probe import Probe
 from cmrm.pocket.scenes import RGB, ask, random_scene
@@ -171,7 +171,7 @@ def test_checkpoints_without_a_plan_are_refused(tmp_path):
 def test_an_ablation_says_which_stage_it_lacks(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["pocket", "ablation", "--work", str(tmp_path / "new")])
     with pytest.raises(SystemExit) as ended:
-        main()
+        main(app)
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("Error: ")

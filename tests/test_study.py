@@ -266,16 +266,22 @@ def test_offsets_of_a_file_name_its_rows_by_their_own_estimator(plan, tmp_path):
 
 
 def test_a_picture_that_the_processor_refuses_is_a_bad_record(plan, monkeypatch):
-    real = Vlm._laid_out
+    real, turned = Vlm._laid_out, tiny.PICTURE.rotate(180).tobytes()
 
     def picky(vlm, prompt, image):
-        if prompt == PROMPTS["harmful"][1] and image is not None:
+        if image is not None and image.tobytes() == turned:
             raise ValueError("absolute aspect ratio must be smaller than 200, got 500.0")
         return real(vlm, prompt, image)
 
     monkeypatch.setattr(Vlm, "_laid_out", picky)
     with pytest.raises(CmrmError, match=r"'harmful-1' under 'unsteered': .*aspect ratio"):
         run(Plan(**{**vars(plan), "groups": ("ceilings",)}))
+    run(Plan(**{**vars(plan), "groups": ("ceilings", "rivals"), "skip_bad": True, "out": plan.out / "skipped"}))
+    errors = {key for key, row in rows(plan.out / "skipped").items() if row["error"]}
+    assert all("aspect ratio" in rows(plan.out / "skipped")[key]["error"] for key in errors)
+    assert {record for _, record in errors} == {"harmful-1", "harmless-1", "question-1"}
+    assert {"caption + query", "ShiftDC", "unsteered"} <= {condition for condition, _ in errors}
+    assert "text only" not in {condition for condition, _ in errors}
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 
 from ..batches import Answered, alike, answer_batch
-from ..errors import CmrmError, first_sentence
+from ..errors import CmrmError
 from ..fluency import pair_log_probabilities
 from ..judges import Judge
 from ..methods.ceilings import Beside
 from ..methods.defence import Defence
-from ..model import Inputs, Vlm
+from ..model import Inputs, Vlm, out_of_memory
 from ..openings import refusal_openings
 from ..options import Positions, Steps
 from ..records import Record
@@ -119,7 +118,7 @@ class _Batch:
         except (CmrmError, MemoryError, RuntimeError) as error:
             failure = error
             # `Vlm.enough_memory` makes a sentence of it, which has the cause.
-            full = any(e and _out_of_memory(e) for e in (error, error.__cause__))
+            full = any(e and out_of_memory(e) for e in (error, error.__cause__))
         if not full and not isinstance(failure, CmrmError):
             raise failure
         if len(records) > 1:
@@ -168,14 +167,7 @@ class _Batch:
     def _encoded(self, record: Record) -> Inputs:
         key = record.digest()
         if key not in self.encoded:
-            try:
-                inputs = self.study.vlm.encode(record.prompt, record.image)
-            except CmrmError:
-                raise
-            except ValueError as error:  # a processor's own, such as for a picture far longer than wide
-                raise CmrmError(
-                    f"The model's processor can't take it ({first_sentence(error)}); mend its picture or leave it out."
-                ) from error
+            inputs = self.study.vlm.encode(record.prompt, record.image)
             self.study.vlm.check_length(inputs["input_ids"].shape[1], self.study.max_new_tokens)
             self.encoded[key] = inputs
         return self.encoded[key]
@@ -202,13 +194,6 @@ class _Batch:
             )
             for k, (record, answer, score) in enumerate(zip(records, answers, fluency, strict=True))
         ]
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory or, by the words of torch's allocator for it, the machine's ran out."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and should_reduce_batch_size(error)
-    )
 
 
 def _openings(vlm: Vlm) -> frozenset[int]:

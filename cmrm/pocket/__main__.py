@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..cli import say
-from ..errors import CmrmError
+from ..cli import main
 from ..paths import ASSETS, POCKET
 
 app = typer.Typer(help="Make the pocket model.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -67,14 +66,5 @@ def everyday_command(model: Model = "pocket") -> None:
         print(f"{prompt}\n    {text}")
 
 
-def main() -> None:
-    """Run the command line; bad input ends with one sentence and status 2."""
-    try:
-        app()
-    except CmrmError as error:
-        say(f"Error: {error}")
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    main()
+    main(app)
