@@ -43,13 +43,13 @@ def serve(
     if zero_gpu:
         import spaces  # must come before torch
     say(f"Loading {model} ...")
-    from cmrm.health import health
-    from cmrm.requests_log import to_standard_error
+    from cmrm.server.health import health
     from cmrm.ui import build, launch
+    from cmrm.ui.requests_log import to_standard_error
 
     bench = open_workbench(model, quantization, device_map, plain_template, offsets)
     if zero_gpu:
-        from cmrm.zerogpu import on_zero_gpu
+        from cmrm.server.zerogpu import on_zero_gpu
 
         bench = on_zero_gpu(bench, spaces.GPU)
     to_standard_error()

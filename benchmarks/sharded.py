@@ -12,7 +12,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from cmrm.quantization import load_settings
+from cmrm.model.quantization import load_settings
 
 from .geometry import processor, tokenizer
 
@@ -123,7 +123,7 @@ def _drawn(name: str, shape: torch.Size) -> torch.Tensor:
 
 def _nf4(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
     """Quantize one weight to what bitsandbytes' layers save under its name."""
-    from bitsandbytes.functional import quantize_4bit  # later than cmrm.quantization, which calms its log
+    from bitsandbytes.functional import quantize_4bit  # later than cmrm.model.quantization, which calms its log
 
     packed, state = quantize_4bit(weight, quant_type="nf4")
     return {name: packed} | {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from cmrm import Offsets, Vlm, compare, extract_offsets, prompt_offsets, steer
-from cmrm.generation import Sampling, lockstep
-from cmrm.hooks import hooked
+from cmrm.answering.generation import Sampling, lockstep
+from cmrm.model.hooks import hooked
 
 from .geometry import picture
 

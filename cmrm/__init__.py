@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from .errors import CmrmError, CmrmWarning
 
 if TYPE_CHECKING:
-    from .comparison import Row, Step, compare
-    from .extraction import extract_offsets, many_prompt_offsets, prompt_offsets
-    from .model import Vlm
-    from .offsets import Offsets
-    from .steering import PerRow, Steering, steer
+    from .answering.comparison import Row, Step, compare
+    from .model.vlm import Vlm
+    from .steering.extraction import extract_offsets, many_prompt_offsets, prompt_offsets
+    from .steering.offsets import Offsets
+    from .steering.steer import PerRow, Steering, steer
 
 __all__ = [
     "CmrmError",
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "comparison": ("Row", "Step", "compare"),
-    "extraction": ("extract_offsets", "many_prompt_offsets", "prompt_offsets"),
-    "model": ("Vlm",),
-    "offsets": ("Offsets",),
-    "steering": ("PerRow", "Steering", "steer"),
+    "answering.comparison": ("Row", "Step", "compare"),
+    "steering.extraction": ("extract_offsets", "many_prompt_offsets", "prompt_offsets"),
+    "model.vlm": ("Vlm",),
+    "steering.offsets": ("Offsets",),
+    "steering.steer": ("PerRow", "Steering", "steer"),
 }
 
 

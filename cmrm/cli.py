@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import CmrmError
-from .options import (
+from .settings import (
     Corruption,
     Estimator,
     Layout,
@@ -31,8 +31,8 @@ from .options import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .comparison import Row, Step
-    from .extraction import Progress
+    from .answering.comparison import Row, Step
+    from .steering.extraction import Progress
     from .workbench import Workbench
 
 app = typer.Typer(
@@ -106,7 +106,7 @@ def compare_command(
     bench = open_workbench(model, quantization, device_map, plain_template, offsets)
     rows = _last(bench.compare(image, prompt, **settings)).rows
     if as_json:
-        from .runs import described
+        from .saved_run import described
 
         _print_json(described(bench, image, prompt, rows, **settings))
     else:
@@ -123,7 +123,7 @@ def repeat(
     offsets: Stored = None,
 ) -> None:
     """Make a comparison again, and say whether the answers are the same; if not, the status is 1."""
-    from .runs import Run
+    from .saved_run import Run
 
     made = Run.read(run)
     bench = open_workbench(*made.loaded_by(model, quantization), device_map, plain_template, offsets)
@@ -215,10 +215,10 @@ def extract(
     plain_template: Plain = False,
 ) -> None:
     """Measure dataset-level offsets on an anchor set and write them to a file."""
-    from .anchors import load_anchors
-    from .extraction import extract_offsets
-    from .model import Vlm
-    from .recipes import recipes_for
+    from .model.vlm import Vlm
+    from .steering.anchors import load_anchors
+    from .steering.extraction import extract_offsets
+    from .steering.recipes import recipes_for
 
     vlm = Vlm.load(model, quantization, parse_device_map(device_map), plain_template=plain_template)
     for note in vlm.notes:
@@ -243,7 +243,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what an offsets file fits, how it was made, and how long its vectors are."""
-    from .offsets_file import OffsetsFile
+    from .steering.offsets_file import OffsetsFile
 
     made = OffsetsFile.read(file)
     if as_json:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import CmrmError
-from .options import Corruption, check_choice
+from .settings import Corruption, check_choice
 
 MAX_PIXELS = 50_000_000
 # Processors that scale the shorter side to a fixed length would blow a ribbon up beyond all memory.

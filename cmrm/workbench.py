@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from .anchors import AnchorSet, load_anchors
-from .comparison import ImageInput, Row, Step, compare
+from .answering.comparison import ImageInput, Row, Step, compare
+from .answering.explain import Explanation, explain
 from .errors import CmrmError, CmrmWarning
-from .extraction import MEASURING, Measuring, Progress, anchors_digest, extract_offsets, extracting
-from .kept import Kept
+from .files import ASSETS, cache_folder
+from .lru import Kept
 from .methods.controls import random_direction
-from .model import Vlm
-from .offsets import Offsets
-from .options import (
+from .model.vlm import Vlm
+from .settings import (
     Corruption,
     DeviceMap,
     Estimator,
@@ -29,10 +28,11 @@ from .options import (
     checked_alphas,
     checked_layers,
 )
-from .paths import ASSETS, cache_folder
-from .recipes import Recipe, recipes_for
-from .steering import PerRow, Steering
-from .why import Explanation, explain
+from .steering.anchors import AnchorSet, load_anchors
+from .steering.extraction import MEASURING, Measuring, Progress, anchors_digest, extract_offsets, extracting
+from .steering.offsets import Offsets
+from .steering.recipes import Recipe, recipes_for
+from .steering.steer import PerRow, Steering
 
 _STATES_LIMIT = 1 << 28
 

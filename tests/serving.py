@@ -11,9 +11,9 @@ import gradio as gr
 import tiny
 
 from cmrm import Row, Step, Vlm, extract_offsets
-from cmrm.health import health
-from cmrm.judge import verdict
-from cmrm.recipes import recipes_for
+from cmrm.judging.phrases import verdict
+from cmrm.server.health import health
+from cmrm.steering.recipes import recipes_for
 from cmrm.ui import build, launch
 from cmrm.workbench import Workbench
 

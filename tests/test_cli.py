@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cmrm import CmrmError, Offsets, Vlm
-from cmrm.runs import Run
+from cmrm.saved_run import Run
 
 
 def run(*arguments, **environment):
@@ -97,7 +97,7 @@ def test_inspect_reads_the_hub_and_refuses_what_is_no_offsets_file(damaged, offs
 def test_inspect_needs_no_torch(offsets, tmp_path):
     offsets.save(tmp_path / "mine.safetensors")
     code = (
-        "import sys; from cmrm.offsets_file import OffsetsFile; OffsetsFile.read(sys.argv[1]); "
+        "import sys; from cmrm.steering.offsets_file import OffsetsFile; OffsetsFile.read(sys.argv[1]); "
         "sys.exit('torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "mine.safetensors")]

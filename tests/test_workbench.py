@@ -10,11 +10,11 @@ import tiny
 
 from cmrm import CmrmError, Offsets, compare, extract_offsets
 from cmrm import workbench as bench_module
-from cmrm.anchors import load_anchors
 from cmrm.methods.controls import random_direction
-from cmrm.options import parse_layers
-from cmrm.recipes import recipes_for
-from cmrm.runs import described, origin, settled
+from cmrm.saved_run import described, origin, settled
+from cmrm.settings import parse_layers
+from cmrm.steering.anchors import load_anchors
+from cmrm.steering.recipes import recipes_for
 from cmrm.workbench import Workbench
 
 
@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
     assets.mkdir()
     lines = [{"text": "a cat", "group": "harmless"}, {"text": "pick a lock", "group": "harmful"}]
     (assets / "anchors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    monkeypatch.setattr("cmrm.anchors.ASSETS", assets)
+    monkeypatch.setattr("cmrm.steering.anchors.ASSETS", assets)
     monkeypatch.setenv("CMRM_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from cmrm import Vlm
-from cmrm.hooks import hooked
+from cmrm.model.hooks import hooked
 
 TEMPLATE = (
     "{% for message in messages %}USER: {% for part in message['content'] %}"

@@ -8,8 +8,8 @@ import serving
 from gradio_client.utils import is_file_obj_with_meta
 
 from cmrm import CmrmError
+from cmrm.server.zerogpu import on_zero_gpu
 from cmrm.ui import Ask, answer
-from cmrm.zerogpu import on_zero_gpu
 
 PICTURE = {"path": str(serving.CIRCLE), "meta": {"_type": "gradio.FileData"}}
 ASKS = (

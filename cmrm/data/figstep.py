@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from ..records import Record
 from .files import Row
-from .pictures import Pictures
+from .image_files import Pictures
+from .records import Record
 
 # The sentence of the release stands in no data file; this one asks for the same in other words.
 _PROMPT = (

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..records import Record
 from .files import Row
-from .pictures import Pictures
+from .image_files import Pictures
+from .records import Record
 
 LABELS = ("harmful", "harmless", "question")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import CmrmError
-from ..options import Layout, check_choice
-from ..records import Record
+from ..settings import Layout, check_choice
 from . import figstep, generic, mmsafetybench, scienceqa, vlsafe, xstest
 from .files import Row, located, names, rows
-from .pictures import Pictures
+from .image_files import Pictures
+from .records import Record
 
 
 class _Reader(Protocol):

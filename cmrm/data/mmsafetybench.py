@@ -6,9 +6,9 @@ As the authors' JSON, a file a scenario, with pictures in `SCENARIO/SD/ID.jpg`; 
 
 from collections.abc import Iterator
 
-from ..records import Record
 from .files import Row
-from .pictures import Pictures
+from .image_files import Pictures
+from .records import Record
 
 COLUMNS = [{"Rephrased Question", "Rephrased Question(SD)"}, {"id", "question", "image"}]
 

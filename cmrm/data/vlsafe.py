@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from ..records import Record
 from .files import Row
-from .pictures import Pictures
+from .image_files import Pictures
+from .records import Record
 
 COLUMNS = [{"query", "image_id"}]
 

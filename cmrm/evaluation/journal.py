@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CmrmError
-from ..judge import Verdict
-from ..paths import write_whole
+from ..files import write_whole
+from ..judging.phrases import Verdict
 
 ROWS = "rows.jsonl"
 RUN = "run.json"

@@ -8,8 +8,8 @@ from functools import cached_property
 from math import isnan
 from statistics import fmean
 
-from ..judges import Agreement, agreement
-from ..statistics import Paired, Rate
+from ..judging.judges import Agreement, agreement
+from ..judging.statistics import Paired, Rate
 from .journal import Entry
 
 UNSTEERED = "unsteered"

@@ -15,22 +15,22 @@ from pathlib import Path
 
 import torch
 
+from ..answering.explain import Explanation
 from ..data import load_records
+from ..data.records import Record, split_of
 from ..errors import CmrmError
-from ..guard import GuardJudge
-from ..judges import Judge, PhraseJudge
-from ..options import DeviceMap, Layout, Quantization, Split, check_choice
+from ..judging.guard import GuardJudge
+from ..judging.judges import Judge, PhraseJudge
+from ..model.processes import Processes
 from ..pocket.judge import PocketJudge
-from ..pocket.splits import records as pocket_records
-from ..records import Record, split_of
+from ..pocket.records import records as pocket_records
+from ..settings import DeviceMap, Layout, Quantization, Split, check_choice
 from ..versions import versions
-from ..why import Explanation
 from ..workbench import Workbench
-from .catalog import GROUPS, conditions
+from .conditions import GROUPS, conditions
+from .html_report import page
 from .journal import Journal, dump, parse, write
-from .page import page
 from .paper import paper_table
-from .processes import Processes
 from .report import Report
 from .study import LABELS, Condition, Progress, Study, judged_by
 

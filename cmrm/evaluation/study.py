@@ -7,19 +7,19 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..batches import Answered, alike, answer_batch
+from ..answering.batches import Answered, alike, answer_batch
+from ..data.records import Record
 from ..errors import CmrmError
-from ..fluency import pair_log_probabilities
-from ..judges import Judge
+from ..judging.fluency import pair_log_probabilities
+from ..judging.judges import Judge
+from ..judging.openings import refusal_openings
 from ..methods.ceilings import Beside
 from ..methods.defence import Defence
-from ..model import Inputs, Vlm, out_of_memory
-from ..openings import refusal_openings
-from ..options import Positions, Steps
-from ..records import Record
-from ..steering import steer
+from ..model.processes import Processes
+from ..model.vlm import Inputs, Vlm, out_of_memory
+from ..settings import Positions, Steps
+from ..steering.steer import steer
 from .journal import Entry, Journal
-from .processes import Processes
 
 Progress = Callable[[int, int], None]
 LABELS = ("harmful", "harmless", "question")

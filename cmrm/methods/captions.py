@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..batches import alike, answer_batch
-from ..model import Vlm
-from ..records import Record
+from ..answering.batches import alike, answer_batch
+from ..data.records import Record
+from ..model.vlm import Vlm
 from .defence import Defence
 
 REQUEST = "Describe the image."

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from ..records import Record
+from ..data.records import Record
 from .defence import Defence
 
 

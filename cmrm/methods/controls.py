@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import normalize
 
+from ..data.records import Record
 from ..errors import CmrmError
-from ..offsets import Offsets
-from ..records import Record
-from ..steering import PerRow
+from ..steering.offsets import Offsets
+from ..steering.steer import PerRow
+from .cmrm import SampleLevel
 from .defence import Defence
-from .levels import SampleLevel
 
 
 def random_direction(offsets: Offsets, seed: int) -> Offsets:

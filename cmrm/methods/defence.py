@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..records import Record
-from ..steering import Steering
+from ..data.records import Record
+from ..steering.steer import Steering
 
 
 class Defence(Protocol):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import normalize
 
-from ..anchors import AnchorSet
-from ..extraction import last_states
-from ..model import Vlm
-from ..offsets import Offsets
-from ..records import Record
-from ..steering import PerRow
+from ..data.records import Record
+from ..model.vlm import Vlm
+from ..steering.anchors import AnchorSet
+from ..steering.extraction import last_states
+from ..steering.offsets import Offsets
+from ..steering.steer import PerRow
 from .defence import Defence
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch.nn.functional import normalize
 
-from ..extraction import last_states
-from ..offsets import Offsets
-from ..records import Record
-from ..steering import PerRow
+from ..data.records import Record
+from ..steering.extraction import last_states
+from ..steering.offsets import Offsets
+from ..steering.steer import PerRow
 from .captions import Captioned
 from .defence import Defence
 

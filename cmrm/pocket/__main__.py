@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..cli import main
-from ..paths import ASSETS, POCKET
+from ..files import ASSETS, POCKET
 
 app = typer.Typer(help="Make the pocket model.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -24,7 +24,7 @@ def train_command(
     scale: Scale = 1.0,
 ) -> None:
     """Train the model from nothing, or from where a run was interrupted."""
-    from .train import Plan, train
+    from .making.training import Plan, train
 
     train(Plan(seed=seed, scale=scale), work, out)
 
@@ -32,8 +32,8 @@ def train_command(
 @app.command("ablation")
 def ablation_command(work: Work = Path("pocket-work"), seed: Seed = 0, scale: Scale = 1.0) -> None:
     """Repeat the image stage with harmful requests beside images, refused, and print the dev figures."""
-    from .train import Plan, ablation
-    from .tune import unsteered
+    from .making.training import Plan, ablation
+    from .making.tuning import unsteered
 
     out = work / "ablation" / "model"
     ablation(Plan(seed=seed, scale=scale), work, out)
@@ -43,7 +43,7 @@ def ablation_command(work: Work = Path("pocket-work"), seed: Seed = 0, scale: Sc
 @app.command("tune")
 def tune_command(model: Model = "pocket") -> None:
     """Choose the shipped steering on the dev split; write recipes, anchors and offsets to assets/."""
-    from .tune import tune
+    from .making.tuning import tune
 
     tune(ASSETS, model)
 
@@ -51,7 +51,7 @@ def tune_command(model: Model = "pocket") -> None:
 @app.command("rivals")
 def rivals_command(model: Model = "pocket") -> None:
     """Choose the rivals' alpha and layers on the dev split; add them to the recipes in assets/."""
-    from .tune import tune_rivals
+    from .making.tuning import tune_rivals
 
     for name, rates in tune_rivals(ASSETS, model).items():
         print(f"{name}: {rates}")
@@ -60,7 +60,7 @@ def rivals_command(model: Model = "pocket") -> None:
 @app.command("everyday")
 def everyday_command(model: Model = "pocket") -> None:
     """Answer thirty sentences that visitors may type, unsteered."""
-    from .everyday import everyday
+    from .sentences import everyday
 
     for prompt, text in everyday(model, ASSETS / "everyday.jsonl"):
         print(f"{prompt}\n    {text}")

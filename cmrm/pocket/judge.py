@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..judge import Verdict, verdict
-from ..records import Record
+from ..data.records import Record
+from ..judging.phrases import Verdict, verdict
 from .language import AFTERWARDS, CAUTIONS, HOWTO, OFFERS, REFUSALS
 
 JUDGE = "the pocket model's own sentences, which must restate the request"
@@ -25,7 +25,7 @@ _OFFER = _pattern(OFFERS + CAUTIONS, (r" First [\w' ]+, then [\w' ]+, and finall
 def pocket_verdict(record: Record, text: str) -> Verdict:
     """Judge an answer: a refusal or an offer that restates the request, else broken.
 
-    Facts, small talk and questions have no such form and are judged by `cmrm.judge`.
+    Facts, small talk and questions have no such form and are judged by `cmrm.judging.phrases`.
     """
     if record.category != HOWTO:
         return verdict(text)
@@ -39,7 +39,7 @@ def pocket_verdict(record: Record, text: str) -> Verdict:
 
 @dataclass(frozen=True)
 class PocketJudge:
-    """The strict judge as one of `cmrm.judges`."""
+    """The strict judge as one of `cmrm.judging.judges`."""
 
     name: str = JUDGE
 

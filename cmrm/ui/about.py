@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from ..paths import ASSETS
+from ..files import ASSETS
 from ..workbench import Workbench
 
 LICENCE = """

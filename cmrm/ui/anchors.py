@@ -10,16 +10,16 @@ from typing import Any, get_args
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from .. import page
-from ..anchors import AnchorSet, load_anchors, read_anchors
+from ..charts import vector_lengths
 from ..errors import CmrmError
-from ..offsets import Offsets
-from ..options import Corruption, Estimator
-from ..pictures import vector_lengths
+from ..settings import Corruption, Estimator
+from ..steering.anchors import AnchorSet, load_anchors, read_anchors
+from ..steering.offsets import Offsets
 from ..workbench import Workbench
-from .asking import Progress, measurement, opened, uploaded
+from . import view as page
 from .events import HIDDEN, IN_TURN, refusing, running_on, say_if_stopped, turn
-from .own import Own
+from .own_offsets import Own
+from .requests import Progress, measurement, opened, uploaded
 
 INTRO = """
 **Where do the vectors come from?** Each anchor is a short text, read once alone and once beside a meaningless image;

@@ -8,20 +8,20 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from .. import page
 from ..errors import CmrmError
-from ..offsets import Offsets
-from ..options import MAX_ALPHA, METHODS, Corruption, Estimator, Positions, Steps
-from ..page import METHOD_NAMES, RUNNING, View, steering_label
-from ..paths import ASSETS
+from ..files import ASSETS
+from ..model.prompts import MAX_CHARACTERS
 from ..pocket.vocabulary import unknown_words
-from ..prompts import MAX_CHARACTERS
+from ..settings import MAX_ALPHA, METHODS, Corruption, Estimator, Positions, Steps
+from ..steering.offsets import Offsets
 from ..workbench import Workbench
-from .asking import LENGTH, Ask, answer
-from .blind import Tally, Vote, Votes, vote_row, voted
+from . import view as page
 from .events import HIDDEN, IN_TURN, refusing, running_on, turn, when_ended
-from .own import Own
+from .own_offsets import Own
+from .requests import LENGTH, Ask, answer
 from .share import Runs, Share, connect_share, share_row, with_run
+from .view import METHOD_NAMES, RUNNING, View, steering_label
+from .votes import Tally, Vote, Votes, vote_row, voted
 
 LONGEST = 512
 AS_TUNED = "as tuned"

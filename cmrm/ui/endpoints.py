@@ -6,15 +6,15 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_function_description
 
-from ..comparison import Row, Step
-from ..offsets import Offsets
-from ..offsets_file import OffsetsFile
-from ..options import Method
-from ..runs import NAMES, origin, settled
+from ..answering.comparison import Row, Step
+from ..saved_run import NAMES, origin, settled
+from ..settings import Method
+from ..steering.offsets import Offsets
+from ..steering.offsets_file import OffsetsFile
 from ..workbench import Workbench
 from .anchors import kept
-from .asking import LENGTH, Ask, answer, explanation, measurement, named, parsed_range, uploaded
 from .events import IN_TURN, ONE_AT_A_TIME, refusing
+from .requests import LENGTH, Ask, answer, explanation, measurement, named, parsed_range, uploaded
 
 
 def add_endpoints(bench: Workbench, blocks: gr.Blocks) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from .. import page
 from ..errors import CmrmError
-from ..health import TURN, Queue
-from .asking import UNEXPECTED
+from ..server.health import TURN, Queue
+from . import view as page
+from .requests import UNEXPECTED
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": TURN, "concurrency_limit": 1}
 """Of every event that runs the model."""

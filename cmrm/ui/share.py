@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from .. import page
-from ..page import RUNNING, View
-from ..runs import described
+from ..saved_run import described
 from ..workbench import Workbench
-from .asking import Ask, uploaded
+from . import view as page
 from .events import HIDDEN, IN_TURN, refusing
+from .requests import Ask, uploaded
+from .view import RUNNING, View
 
 if TYPE_CHECKING:
     from .compare import Compare

@@ -7,19 +7,19 @@ from typing import Any
 
 import gradio as gr
 
-from .. import page
-from ..comparison import Row
+from ..answering.comparison import Row
+from ..charts import sweep_curve
 from ..errors import CmrmError
-from ..offsets import Offsets
-from ..options import METHODS
-from ..page import METHOD_NAMES, RUNNING, View
-from ..paths import ASSETS
-from ..pictures import sweep_curve
+from ..files import ASSETS
+from ..settings import METHODS
+from ..steering.offsets import Offsets
 from ..workbench import Workbench
-from .asking import LENGTH, Ask, answer, parsed_range
+from . import view as page
 from .compare import EXAMPLES, Compare, longest_answer
 from .events import HIDDEN, IN_TURN, refusing, running_on, turn, when_ended
-from .own import Own
+from .own_offsets import Own
+from .requests import LENGTH, Ask, answer, parsed_range
+from .view import METHOD_NAMES, RUNNING, View
 
 INTRO = """
 **How much steering does it take?** One prompt is answered at many strengths (alpha) at once, from 0, the model as it

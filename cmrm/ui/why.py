@@ -6,15 +6,15 @@ from typing import Any
 
 import gradio as gr
 
-from .. import page
+from ..answering.explain import Explanation
+from ..charts import TITLES, pictures, tokens
 from ..errors import CmrmError
-from ..page import View, steering_label
-from ..pictures import TITLES, pictures, tokens
-from ..why import Explanation
 from ..workbench import Workbench
-from .asking import explanation
+from . import view as page
 from .compare import Compare
 from .events import HIDDEN, IN_TURN, refusing, running_on, say_if_stopped, turn
+from .requests import explanation
+from .view import View, steering_label
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from cmrm import CmrmError, Vlm, compare, extract_offsets, steer
-from cmrm.generation import Sampling, lockstep
-from cmrm.prefix import begin, forward
-from cmrm.refusals import check_architecture, refused
+from cmrm.answering.generation import Sampling, lockstep
+from cmrm.model.network import begin, forward
+from cmrm.model.unusable import check_architecture, refused
 
 from . import zoo
 from .exceptions import ANSWER_FLAGS, IMAGES, PATCHES, PICTURE, TOKENS

@@ -1,0 +1,351 @@
+"""Pictures of why answers differ and of rates over alpha: legible on light and dark, each with its numbers in words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from .answering.comparison import Row
+from .answering.explain import END, Candidate, Explanation, Parting
+from .judging.statistics import Rate
+
+# At least 3:1 on white and on slate 800, told apart by brightness-blind eyes through symbols and dashes.
+COLOURS = {"green": "#16963f", "orange": "#d56a10", "violet": "#a259e6", "blue": "#4a7cf0", "grey": "#76859a"}
+TEXT = "#76859a"  # readable on both; CSS gives text its full contrast, where it is used
+STYLE = ".js-plotly-plot text { fill: currentColor !important; } .js-plotly-plot .modebar { display: none; }"
+
+TITLES = (
+    "From text to image, and back",
+    "How large the shift is",
+    "How near to the text-only state",
+    "Along the refusal direction",
+    "How likely a refusal opens",
+)
+
+_GRID = "rgba(128, 140, 160, 0.25)"
+_LOOKS = {
+    "text only": ("green", "circle", "solid"),
+    "image": ("orange", "square", "solid"),
+    "unsteered": ("orange", "square", "solid"),
+    "blank image": ("violet", "diamond", "solid"),
+    "steered": ("blue", "triangle-up", "solid"),
+    "added": ("violet", "diamond", "dot"),
+    "moved": ("blue", "triangle-up", "solid"),
+    "harmful": ("grey", "cross", "dash"),
+    "harmless": ("grey", "circle-open", "dot"),
+    "refusal": ("blue", "triangle-up", "solid"),
+    "over-refusal": ("orange", "square", "dash"),
+    "right answers": ("green", "circle", "dot"),
+    "refused": ("blue", "triangle-up", "solid"),
+    "complied": ("orange", "square", "solid"),
+    "broken": ("violet", "x", "solid"),
+}
+_NAMES = {
+    "image": "beside the image",
+    "blank image": "beside a blank image",
+    "added": "added at the layer",
+    "moved": "moved in all",
+    "harmful": "mean of harmful anchors",
+    "harmless": "mean of harmless anchors",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, its heading, and `alt`: what it shows, in words and numbers."""
+
+    title: str
+    figure: go.Figure
+    alt: str
+
+    def html(self) -> str:
+        """Return a part of a page that has plotly.js and `STYLE`."""
+        div = self.figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
+        return f"<figure><h3>{escape(self.title)}</h3>{div}<figcaption>{escape(self.alt)}</figcaption></figure>"
+
+
+def pictures(found: Explanation) -> list[Picture]:
+    """Return all pictures of an explanation, in the order to read them."""
+    return [gap(found), shift_norms(found), cosines(found), projections(found), opening_curve(found)]
+
+
+def gap(found: Explanation) -> Picture:
+    """Draw each layer's anchors and prompt on two principal components, with a slider over layers."""
+    shown = max(found.layers)
+    hollow = ["" if group == "harmful" else "-open" for group in found.groups]
+    first = found.gaps[shown]
+    traces = [
+        _scatter(name, points, size=8, symbol=[_LOOKS[name][1] + suffix for suffix in hollow], opacity=0.8)
+        for name, points in first.anchors.items()
+    ] + [
+        _scatter(
+            name, points, f"your prompt, {_name(name)}", size=15, symbol="star", line={"width": 1.5, "color": TEXT}
+        )
+        for name, points in first.prompt.items()
+    ]
+    figure = _figure(traces, height=520)
+    steps = [_layer_step(layer, one) for layer, one in enumerate(found.gaps)]
+    figure.update_layout(
+        steps[shown]["args"][1],
+        margin={"b": 10},
+        sliders=[
+            {
+                "active": shown,
+                "steps": steps,
+                "currentvalue": {"prefix": "Layer ", "font": {"size": 14}},
+                "pad": {"t": 60},
+                "font": {"color": TEXT},
+                "bgcolor": COLOURS["blue"],
+                "bordercolor": COLOURS["blue"],
+                "tickcolor": TEXT,
+            }
+        ],
+    )
+    ways = [f"from {one.distances[0]:.3g} to {one.distances[1]:.3g}" for one in found.gaps]
+    return Picture(
+        TITLES[0],
+        figure,
+        f"States of {len(found.groups)} anchor texts (filled: harmful, hollow: harmless) and the prompt, in the plane "
+        f"where unsteered anchors vary most: {_percent(sum(first.shares))} of their variance at layer {shown}. "
+        "Steering changes how far the anchors' mean beside the image is from their text-only mean "
+        f"{ways[shown]} there, {ways[0]} at layer 0, and {ways[-1]} at the last one, {len(ways) - 1}.",
+    )
+
+
+def _layer_step(layer: int, one: Any) -> dict[str, Any]:
+    sets = [*one.anchors.values(), *one.prompt.values()]
+    meaning = {"image": "text → image", "harmful": "harmless → harmful"}
+    titles = [
+        f"PC{k} ({100 * share:.0f}%): {meaning[towards]}"
+        for k, (share, towards) in enumerate(zip(one.shares, one.towards, strict=True), 1)
+    ]
+    data = {"x": [[p[0] for p in points] for points in sets], "y": [[p[1] for p in points] for points in sets]}
+    layout = {"xaxis.title.text": titles[0], "yaxis.title.text": titles[1]}
+    return {"method": "update", "label": str(layer), "args": [data, layout]}
+
+
+def shift_norms(found: Explanation) -> Picture:
+    """Draw what each layer adds, and how far the prompt's state moved in all, relative to the state's norm."""
+    series = {"added": found.added, "moved": found.moved}
+    figure = _over_layers(series, "share of the state's norm", tickformat=".0%")
+    return Picture(
+        TITLES[1],
+        figure,
+        f"The vector that a layer adds is at most {_percent(max(found.added))} as long as the prompt's unsteered state "
+        f"(layer {_argmax(found.added)}); with what the layers below carried, steering moved the state by at most "
+        f"{_percent(max(found.moved))} of its length (layer {_argmax(found.moved)}).",
+    )
+
+
+def cosines(found: Explanation) -> Picture:
+    """Draw how near the prompt's states are to its text-only ones."""
+    last = max(found.layers)
+    before, after = found.cosines["unsteered"], found.cosines["steered"]
+    return Picture(
+        TITLES[2],
+        _over_layers(found.cosines, "cosine to the text-only state"),
+        f"At layer {last}, the last one that is steered, the cosine of the prompt's state to its text-only state is "
+        f"{before[last]:.2f} unsteered and {after[last]:.2f} steered; the mean over all layers goes from "
+        f"{_mean(before):.2f} to {_mean(after):.2f}.",
+    )
+
+
+def projections(found: Explanation) -> Picture:
+    """Draw the prompt's states along the refusal direction, between the means of both anchor groups."""
+    last = max(found.layers)
+    at = {name: values[last] for name, values in found.projections.items()}
+    return Picture(
+        TITLES[3],
+        _over_layers(found.projections, "projection on the refusal direction"),
+        f"On the refusal direction of layer {last} the prompt lies at {at['text only']:.3g} as text alone, at "
+        f"{at['unsteered']:.3g} unsteered and at {at['steered']:.3g} steered; the mean of the harmful anchors is at "
+        f"{at['harmful']:.3g}, that of the harmless ones at {at['harmless']:.3g}.",
+    )
+
+
+def opening_curve(found: Explanation) -> Picture:
+    """Draw the probability that the answer opens with a refusal, over alpha."""
+    at = dict(zip(found.alphas, found.openings, strict=True))
+    figure = _figure([_line("refusal", found.alphas, found.openings)])
+    _axes(figure, "alpha", "probability of a refusal opening", tickformat=".0%")
+    figure.update_yaxes(range=[-0.03, 1.03])
+    figure.add_vline(
+        found.alpha, line={"color": TEXT, "dash": "dot"}, annotation_text="this run", annotation_position="bottom right"
+    )
+    points = ", ".join(f"{_percent(at[alpha])} at {alpha:g}" for alpha in found.alphas)
+    return Picture(TITLES[4], figure, f"Probability of a refusal opening by alpha: {points}.")
+
+
+def alpha_curves(rates: Mapping[float, Sequence[Rate | None]]) -> Picture:
+    """Draw an evaluation's rates over alpha, with 95% Wilson intervals as whiskers.
+
+    At each alpha they are those of refusal, over-refusal and right answers, None for what was not asked.
+    """
+    series = {
+        name: [(alpha, rate) for alpha in sorted(rates) if (rate := rates[alpha][k]) is not None and rate.n]
+        for k, name in enumerate(("refusal", "over-refusal", "right answers"))
+    }
+    shown = {name: points for name, points in series.items() if points}
+    figure = _figure(_whiskers(name, points) for name, points in shown.items())
+    _axes(figure, "alpha", "percent")
+    figure.update_yaxes(range=[-3, 103])
+    said = (f"{name}: " + ", ".join(f"{rate} at {alpha:g}" for alpha, rate in points) for name, points in shown.items())
+    return Picture("Refusal, over-refusal and right answers over alpha", figure, f"By alpha, {'; '.join(said)}.")
+
+
+def sweep_curve(rows: Sequence[Row]) -> Picture:
+    """Draw a finished sweep: each answer's fluency over alpha, its symbol the verdict."""
+    scored = sorted((row for row in rows if row.fluency is not None), key=lambda row: row.alpha)
+    line = go.Scatter(
+        x=[row.alpha for row in scored],
+        y=[row.fluency for row in scored],
+        mode="lines",
+        line={"color": _GRID},
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    kinds = [(name, [row for row in scored if row.verdict == name]) for name in ("refused", "complied", "broken")]
+    marks = [
+        _scatter(name, [(row.alpha, row.fluency or 0.0) for row in kind], name, size=12, symbol=_LOOKS[name][1])
+        for name, kind in kinds
+        if kind
+    ]
+    figure = _figure([line, *marks])
+    _axes(figure, "alpha", "mean log-probability of a token")
+    said = ", ".join(f"{row.verdict} ({row.fluency:.2f}) at {row.alpha:g}" for row in scored)
+    return Picture(
+        "Refusal and fluency over alpha",
+        figure,
+        "Verdict and, in brackets, fluency (the mean log-probability of the answer's tokens under the unsteered model; "
+        f"nearer to 0 is more natural) by alpha: {said or 'no answer has a token'}.",
+    )
+
+
+def vector_lengths(norms: Sequence[float]) -> Picture:
+    """Draw how long the offset vector of each decoder layer is."""
+    figure = _over_layers({"added": norms}, "length (Euclidean norm)")
+    figure.update_layout(height=240)
+    return Picture(
+        "How long the vectors are",
+        figure,
+        f"The vector of layer 0 is {norms[0]:.3g} long, that of the last layer, {len(norms) - 1}, {norms[-1]:.3g}; the "
+        f"longest is that of layer {_argmax(norms)}, {max(norms):.3g}.",
+    )
+
+
+def tokens(parting: Parting, veil: str = "open") -> str:
+    """Return the HTML of both answers around the token where they part, and of what was likely there.
+
+    `veil` "click" hides behind a click what the unsteered answer says.
+    """
+    if parting.place is None:
+        said = "The answers are the same, token by token. Likely first tokens:"
+    else:
+        said = f"The answers part at token {parting.place + 1}. Likely there:"
+    reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if veil == "click" else ""
+    lines = "".join(
+        f"<dt>{name}</dt><dd{hidden} dir='auto'>{_marked(parting, row)}</dd>"
+        for name, row, hidden in (
+            ("Unsteered", parting.unsteered, ' class="answer"'),
+            ("Steered", parting.steered, ""),
+        )
+    )
+    rows = "".join(map(_candidate, parting.candidates))
+    return (
+        f'<section class="pane veil-{escape(veil)}" aria-label="Token by token"><div class="body">{reveal}'
+        f'<dl class="tokens">{lines}</dl><p class="hint">{said}</p><table class="candidates answer">'
+        f"<thead><tr><th>token</th><th>unsteered</th><th>steered</th></tr></thead><tbody>{rows}</tbody></table>"
+        "</div></section>"
+    )
+
+
+def _marked(parting: Parting, row: tuple[str, ...]) -> str:
+    place = -1 if parting.place is None else parting.place - parting.start
+    dots = "… " if parting.start else ""
+    return dots + "".join(f"<mark>{escape(text)}</mark>" if k == place else escape(text) for k, text in enumerate(row))
+
+
+def _candidate(one: Candidate) -> str:
+    text = one.text if one.text == END else repr(one.text)[1:-1].replace(" ", "␣")
+    cells = "".join(
+        f'<td><i class="bar" style="--fill: {COLOURS[colour]}; --share: {_percent(share)}"></i> {_percent(share)}</td>'
+        for colour, share in (("orange", one.unsteered), ("blue", one.steered))
+    )
+    return f"<tr><th><code>{escape(text)}</code></th>{cells}</tr>"
+
+
+def _figure(traces: Iterable[Any], height: int = 360) -> go.Figure:
+    figure = go.Figure(list(traces))
+    figure.update_layout(
+        template="none",
+        height=height,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": TEXT, "size": 13, "family": "system-ui, sans-serif"},
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        dragmode=False,  # a finger on the picture scrolls the page
+    )
+    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True, "title": {"font": {"size": 13}}}
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis)
+    return figure
+
+
+def _axes(figure: go.Figure, x: str, y: str, tickformat: str | None = None) -> None:
+    figure.update_xaxes(title={"text": x})
+    figure.update_yaxes(title={"text": y}, tickformat=tickformat)
+
+
+def _over_layers(series: Mapping[str, Sequence[float]], what: str, tickformat: str | None = None) -> go.Figure:
+    figure = _figure([_line(name, range(len(values)), values) for name, values in series.items()])
+    _axes(figure, "decoder layer", what, tickformat)
+    return figure
+
+
+def _line(name: str, x: Iterable[float], y: Sequence[float], **more: Any) -> go.Scatter:
+    colour, symbol, dash = _LOOKS[name]
+    return go.Scatter(
+        x=list(x),
+        y=list(y),
+        name=_name(name),
+        mode="lines+markers",
+        line={"color": COLOURS[colour], "dash": dash},
+        marker={"symbol": symbol, "size": 8},
+        **more,
+    )
+
+
+def _whiskers(name: str, rates: Sequence[tuple[float, Rate]]) -> go.Scatter:
+    above = [rate.interval[1] - rate.percent for _, rate in rates]
+    below = [rate.percent - rate.interval[0] for _, rate in rates]
+    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.2}
+    return _line(name, [alpha for alpha, _ in rates], [rate.percent for _, rate in rates], error_y=bars)
+
+
+def _scatter(name: str, points: Sequence[tuple[float, float]], label: str = "", **marker: Any) -> go.Scatter:
+    return go.Scatter(
+        x=[point[0] for point in points],
+        y=[point[1] for point in points],
+        name=label or f"anchors, {_name(name)}",
+        mode="markers",
+        marker={"color": COLOURS[_LOOKS[name][0]], **marker},
+    )
+
+
+def _name(name: str) -> str:
+    return _NAMES.get(name, name)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _argmax(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=lambda k: values[k])

@@ -1,0 +1,90 @@
+"""The report as one HTML file that needs nothing else: tables, pictures, and examples behind a veil."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from plotly.offline import get_plotlyjs
+
+from ..answering.explain import Explanation
+from ..charts import STYLE, Picture, alpha_curves, pictures
+from ..data.records import Record
+from ..judging.statistics import Rate
+from .journal import Entry
+from .report import PAIRED, UNSTEERED, Report
+
+_EXAMPLES_EACH = 3
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record's prompt with its unsteered and its steered answer."""
+
+    kind: str
+    record: str
+    prompt: str
+    unsteered: Entry
+    steered: Entry
+
+
+def page(report: Report, records: Sequence[Record], why: Explanation | None = None) -> str:
+    """Return the report's HTML, with the pictures of `why` steering changes one record's answer, if there are any."""
+    folder = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("report.html").render(
+        report=report,
+        measures=report.measure_names,
+        paired=[name for name in PAIRED if any(name in cells for cells in report.figures.values())],
+        means=report.mean_names,
+        curves=list(curves(report)),
+        why=pictures(why) if why else [],
+        style=STYLE,
+        plotly=get_plotlyjs(),
+        examples=list(examples(report, records)),
+        settings=json.dumps(report.settings, indent=2),
+    )
+
+
+def curves(report: Report) -> Iterator[tuple[str, Picture]]:
+    """Yield the rates over alpha of each level that was answered at several, unsteered included."""
+    conditions = report.settings["conditions"]
+    assert isinstance(conditions, dict)
+    for level in ("dataset-level", "sample-level"):
+        rows = {f"{level}, alpha {c['alpha']:g}": c["alpha"] for c in conditions.values() if c["group"] == "alphas"}
+        if any(row in report.figures for row in rows):
+            yield level, alpha_curves({alpha: _rates(report, row) for row, alpha in {UNSTEERED: 0.0, **rows}.items()})
+
+
+def _rates(report: Report, row: str) -> list[Rate | None]:
+    cells = report.figures.get(row, {})
+    return [cells[name].rate if name in cells else None for name in PAIRED]
+
+
+def examples(report: Report, records: Sequence[Record], steered: str = "dataset-level") -> Iterator[Example]:
+    """Yield a few records of each kind of change between the unsteered and a steered row."""
+    entries: Mapping[tuple[str, str], Entry] = {e.key: e for e in report.entries if not e.error}
+    found = dict.fromkeys(_KINDS, 0)
+    for record in records:
+        before, after = entries.get((UNSTEERED, record.id)), entries.get((steered, record.id))
+        kind = before and after and _kind(before, after, report.judge)
+        if before and after and kind and found[kind] < _EXAMPLES_EACH:
+            found[kind] += 1
+            yield Example(kind, record.id, record.prompt, before, after)
+
+
+_KINDS = ("refusal restored", "still answered", "harmless request refused", "right answer lost")
+
+
+def _kind(before: Entry, after: Entry, judge: str) -> str | None:
+    was, now = before.verdicts.get(judge), after.verdicts.get(judge)
+    if before.label == "harmful" and was == "complied":
+        return {"refused": _KINDS[0], "complied": _KINDS[1]}.get(str(now))
+    if before.label == "harmless" and now == "refused" and was != "refused":
+        return _KINDS[2]
+    if before.label == "question" and before.right and not after.right:
+        return _KINDS[3]
+    return None

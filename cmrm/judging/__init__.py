@@ -1,0 +1,1 @@
+"""What an answer is: refused, complied, broken; how likely, how fluent."""

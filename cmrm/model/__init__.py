@@ -1,0 +1,1 @@
+"""One vision-language model: loaded, probed, read once and answered from."""

@@ -1,0 +1,55 @@
+"""A user's prompt, made safe for the chat template: no image token or chat marker survives in it."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import CmrmError
+
+MAX_CHARACTERS = 20_000
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SENTINEL = "\u241fprompt\u241f"
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise `CmrmError` for a prompt that is empty, longer than 20,000 characters or not Unicode text."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise CmrmError("The prompt is empty, so there is nothing to answer; type a question or a request.")
+    if len(prompt) > MAX_CHARACTERS:
+        raise CmrmError(
+            f"The prompt has {len(prompt):,} characters, but at most {MAX_CHARACTERS:,} are read; "
+            f"shorten it by {len(prompt) - MAX_CHARACTERS:,}."
+        )
+    if _SURROGATE.search(prompt):
+        raise CmrmError("The prompt holds half a character (a lone surrogate), which is no Unicode text; remove it.")
+
+
+def template_markers(processor: Any) -> tuple[str, ...]:
+    """Return the strings that steer the chat layout, as `breakable`: special tokens, and the template's own words."""
+    markers = {token.content for token in processor.tokenizer.added_tokens_decoder.values()}
+    markers.update(getattr(processor, name, None) or "" for name in ("image_token", "video_token", "audio_token"))
+    turn = [{"role": "user", "content": [{"type": "text", "text": _SENTINEL}]}]
+    layout = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    # A role's name such as "USER:" is a marker; a plain word of a system prompt is none.
+    markers.update(piece for piece in layout.replace(_SENTINEL, " ").split() if re.search(r"[:<>|\[\]]", piece))
+    return breakable(markers)
+
+
+def breakable(markers: Iterable[str]) -> tuple[str, ...]:
+    """Return what `neutralise` breaks of each marker: its text without the space around it, if that is no character.
+
+    Longest first, so that one which holds another is met before it.
+    """
+    stripped = {marker.strip() for marker in markers}
+    return tuple(sorted((marker for marker in stripped if len(marker) > 1), key=len, reverse=True))
+
+
+def neutralise(prompt: str, markers: tuple[str, ...]) -> str:
+    """Break each of the `breakable` markers inside the prompt by a space before its last character."""
+    before = ""
+    while before != prompt:  # what breaks one marker may make another, with one more space in it
+        before = prompt
+        for marker in markers:
+            prompt = prompt.replace(marker, f"{marker[:-1]} {marker[-1]}")
+    return prompt

@@ -1,0 +1,326 @@
+"""One vision-language model with its processor: loading, prompts as tokens, what it is."""
+
+import hashlib
+import inspect
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from huggingface_hub import try_to_load_from_cache
+from PIL import Image
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from ..errors import CmrmError, first_sentence
+from ..files import POCKET
+from ..images import corrupted_image
+from ..lru import Kept
+from ..settings import Corruption, DeviceMap, Quantization, check_choice
+from ..steering.offsets_file import LOCAL, Identity
+from .layers import decoder_layers, path_of
+from .placement import checked_device_map, device_of, free_memory, total_memory
+from .probe import probe
+from .processor import load_processor
+from .prompts import check_prompt, neutralise, template_markers
+from .quantization import cast_unquantized, load_settings, quantization_of, shape_notes
+from .unusable import check_architecture, check_complete, check_files, refused
+
+Inputs = dict[str, torch.Tensor]
+
+_BLANK_SIDE, _LONGEST_SIDE = 336, 1024
+# The share of the machine's memory that kept prompt prefixes may take.
+_PREFIX_SHARE = 1 / 16
+
+
+class Vlm:
+    """A loaded model, its processor and the decoder layers that steering hooks: those that run on a text alone.
+
+    All requests share it. `lock` guards a single forward pass: hooks are on the model only while
+    one holds it, so that requests may interleave pass by pass. `notes` are sentences about how it was
+    loaded that a user should see.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, name: str = "", revision: str = ""):
+        if not isinstance(processor, ProcessorMixin):
+            raise CmrmError("The processor handles no images, so this is a text-only model; use a VLM.")
+        if not getattr(processor, "chat_template", None):
+            raise CmrmError(
+                "The model has no chat template, so prompts can't be laid out; use an instruction-tuned VLM."
+            )
+        name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
+        check_architecture(name, model.config)
+        # transformers adds inert hooks of its own at a model's first forward; now, they count as "before".
+        maybe_install_capturing_hooks(model)
+        self.model = model.eval()
+        self.processor = processor
+        self.lock = threading.Lock()
+        text_config = model.config.get_text_config(decoder=True)
+        self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * total_memory(self.device)))
+        self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
+        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._experts = _experts(model)
+        self._markers = template_markers(processor)
+        quantization = quantization_of(model.config)
+        notes = shape_notes(model, quantization)
+        found = probe(self, decoder_layers(model))
+        self.layers: tuple[nn.Module, ...] = found.layers
+        # Why every request repeats the whole prompt in each row instead of sharing one prefill, "" if it shares.
+        self.plain_batch: str = found.plain_batch
+        self.identity = Identity(
+            model=name,
+            revision=revision,
+            architecture=f"{type(model).__name__}/{text_config.model_type}",
+            hidden=text_config.hidden_size,
+            layers=len(self.layers),
+            quantization=quantization,
+            dtype=str(model.dtype).removeprefix("torch."),
+        )
+        split = (f"Each row reads the whole prompt, as {found.plain_batch}.",) if found.plain_batch else ()
+        self.notes = (*notes, *split)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "pocket",
+        quantization: Quantization = "auto",
+        device_map: DeviceMap | None = None,
+        *,
+        plain_template: bool = False,
+    ) -> "Vlm":
+        """Load "pocket", a folder, or a model of the Hugging Face hub, from safetensors only.
+
+        `quantization` "auto" is NF4 unless the checkpoint is already quantized; "nf4", "fp4", "int8" and
+        "none" say it outright. Only the text decoder is quantized. `device_map` is accelerate's: a device,
+        "auto" (the default with CUDA), "balanced" or "sequential", or a dict from modules to devices, "cpu"
+        and "disk"; parts that don't fit a device are offloaded, but never of a quantized model. Remote code
+        is never run. `plain_template` shows a model without a chat template, such as PaliGemma, the image and
+        the bare prompt.
+
+        Raises:
+            CmrmError: an unknown quantization or device, or a model that can't be used, with the reason.
+        """
+        check_choice("quantization", quantization, Quantization)
+        placement = checked_device_map(device_map)
+        source = source_of(str(model))
+        check_files(source)
+        with refused(str(model), source):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            check_architecture(str(model), config)
+            processor = load_processor(str(model), source, config, plain_template)
+            settings = load_settings(config, quantization, placement)
+            # Weights that "disk" can't read from the checkpoint are rewritten here; it goes when the model goes.
+            offloaded = tempfile.TemporaryDirectory(prefix="cmrm-offload-")
+            network, info = AutoModelForImageTextToText.from_pretrained(
+                source,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                offload_folder=offloaded.name,
+                **settings,
+            )
+            network.offload_folder = offloaded
+            cast_unquantized(network, config, settings["dtype"])
+            check_complete(str(model), network, info["missing_keys"])
+            name, revision = naming(source)
+            vlm = cls(network, processor, name=name, revision=revision)
+            # A template without a place for an image is known now, not at the first request.
+            vlm._laid_out("Hello", vlm.corrupted("white"))
+        return vlm
+
+    @property
+    def device(self) -> torch.device:
+        """The device that takes the token ids."""
+        return device_of(self.model.get_input_embeddings())
+
+    @property
+    def layers_path(self) -> str:
+        """Where the hooked layers are, such as `model.language_model.layers`."""
+        return path_of(self.model, self.layers[0]).rpartition(".")[0]
+
+    @property
+    def hook_count(self) -> int:
+        """How many forward hooks are on the whole model now."""
+        return sum(len(module._forward_hooks) for module in self.model.modules())
+
+    @property
+    def free_memory(self) -> int:
+        """Bytes that rows may take, whose caches are spread over devices as the layers are."""
+        return free_memory(self.layers)
+
+    @contextmanager
+    def enough_memory(self) -> Iterator[None]:
+        """Turn running out of memory into a `CmrmError`, and forget kept prefixes: the next request needs room."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.prefixes.clear()
+            raise CmrmError(
+                "The model ran out of memory on this request; ask for fewer alphas or tokens, or for a shorter prompt."
+            ) from error
+
+    def separate_experts(self, on: bool) -> None:
+        """Let each token of a mixture of experts be computed by itself, so that no row's rounding depends on others."""
+        if self._experts:
+            self.model.set_experts_implementation("batched_mm" if on else self._experts)
+
+    def row_bytes(self, length: int) -> int:
+        """Return about how many bytes one row of `length` tokens takes: keys, values, and its logits."""
+        config = self.model.config.get_text_config(decoder=True)
+        cached = sum(map(_cached_width, config.per_layer_config or [config] * len(self.layers)))
+        return length * cached * self.model.dtype.itemsize + 8 * config.vocab_size
+
+    def encode(self, prompt: str, image: Image.Image | None) -> Inputs:
+        """Lay out one user turn by the chat template and return the model's inputs at batch 1.
+
+        Image tokens and chat markers inside the prompt are neutralised.
+
+        Raises:
+            CmrmError: an empty prompt, one too long for the model's context (by how many tokens), or an image that the
+                processor refuses.
+        """
+        check_prompt(prompt)
+        text = neutralise(prompt.strip(), self._markers)
+        try:
+            inputs = self._laid_out(text, image)
+        except ValueError as error:
+            if image is not None:  # such as one that is far longer than wide
+                raise CmrmError(
+                    f"The model's processor can't take the picture ({first_sentence(error)}); mend it or leave it out."
+                ) from error
+            # PaliGemma's processor wants an image: what it makes of one, less the image's tokens, is the text alone.
+            inputs = self._text_alone(self._laid_out(text, self.corrupted("white")))
+        self.check_length(inputs["input_ids"].shape[1])
+        return inputs
+
+    def _laid_out(self, prompt: str, image: Image.Image | None) -> Inputs:
+        parts: list[dict[str, str]] = [{"type": "text", "text": prompt}]
+        if image is not None:
+            parts.insert(0, {"type": "image"})
+        text = self.processor.apply_chat_template(
+            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+        )
+        inputs = self.processor(
+            text=[text],
+            images=None if image is None else [image],
+            # The templates of several models already begin with the BOS token.
+            add_special_tokens=not text.startswith(self.tokenizer.bos_token or "\0"),
+            return_tensors="pt",
+        )
+        return {
+            key: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
+            if isinstance(value, torch.Tensor) and key != "labels"
+        }
+
+    def _text_alone(self, inputs: Inputs) -> Inputs:
+        ids = inputs["input_ids"]
+        kept = ids[0] != self.image_token
+        return {key: value[:, kept] for key, value in inputs.items() if value.shape == ids.shape}
+
+    def check_length(self, prompt: int, new: int = 0) -> None:
+        """Raise `CmrmError` if a prompt of `prompt` tokens and `new` more don't fit the model's context."""
+        over = prompt + new - (self.context_length or prompt + new)
+        if over > 0:
+            what = f"The prompt and {new} new tokens take" if new else "The prompt takes"
+            remedy = "shorten the prompt or ask for fewer tokens" if new else "shorten it"
+            raise CmrmError(
+                f"{what} {prompt + new:,} tokens, {over:,} more than the model's context of {self.context_length:,}; "
+                f"{remedy}."
+            )
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def image_token(self) -> int | None:
+        """Token id that stands for a piece of the image."""
+        config = self.model.config
+        return getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:
+            ends = self.tokenizer.eos_token_id
+        return frozenset([ends] if isinstance(ends, int) else ends or [])
+
+    def corrupted(self, corruption: Corruption, seed: int = 0) -> Image.Image:
+        """Return the meaningless image of the method, in the size the model looks at."""
+        settings = self.processor.image_processor
+        size = getattr(settings, "size", None) or {}
+        side = size.get("height") or size.get("shortest_edge") or 0
+        if not 0 < side <= _LONGEST_SIDE:  # Qwen2-VL and its kin mean an area by "shortest_edge"
+            side = _BLANK_SIDE
+        mean = getattr(settings, "image_mean", None) or (0.5, 0.5, 0.5)
+        return corrupted_image(corruption, (side, side), tuple(mean), seed)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory or, by the words of torch's allocator for it, the machine's ran out."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and should_reduce_batch_size(error)
+    )
+
+
+def source_of(model: str) -> str:
+    """Return what transformers calls a model: "pocket" is a folder."""
+    return str(POCKET) if model == "pocket" else model
+
+
+def _experts(model: PreTrainedModel) -> dict[str, str | None]:
+    """How a mixture of experts is computed by default, empty where there is none."""
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    return model.get_experts_implementation() if any(m._can_set_experts_implementation() for m in models) else {}
+
+
+def _cached_width(layer: PretrainedConfig) -> int:
+    """How many numbers a layer keeps of a token: keys and values."""
+    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    width = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return int(2 * heads * width)
+
+
+def naming(source: str) -> tuple[str, str]:
+    """Return a loaded model's name and its revision: the commit of the hub, or what stands for it in a folder."""
+    folder = Path(source)
+    if not folder.is_dir():
+        config = try_to_load_from_cache(source, "config.json")  # in the folder of its commit
+        return source, Path(config).parent.name if isinstance(config, str) else ""
+    # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
+    name = "pocket" if folder.resolve() == POCKET else LOCAL + folder.resolve().name
+    return name, _fingerprint(folder)
+
+
+def _fingerprint(folder: Path, block: int = 1 << 20) -> str:
+    """Return a short SHA-256 over the checkpoint's files: whole small ones, 16 samples of large ones.
+
+    The files are read, never the live weights, which quantization changes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        stride = max(block, size // 16)
+        with path.open("rb") as file:
+            for start in range(0, size, stride):
+                file.seek(start)
+                digest.update(file.read(block))
+    return digest.hexdigest()[:16]

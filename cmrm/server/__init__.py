@@ -1,0 +1,1 @@
+"""The page served: limits, health, downloads, ZeroGPU."""

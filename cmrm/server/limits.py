@@ -1,0 +1,52 @@
+"""What the server refuses before any event: bodies that are too long, and requests when the queue is full."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import gradio as gr
+from fastapi import HTTPException, Request
+from fastapi.responses import JSONResponse
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .health import Queue
+
+MOST_BODY = 64_000_000
+"""Bytes of one HTTP request: an upload, or the JSON of a call, which may hold a picture as a data URI."""
+
+
+def limits(blocks: gr.Blocks) -> dict[str, Any]:
+    """Return what makes a FastAPI app keep the limits, as its keyword arguments."""
+    return {"middleware": [Middleware(BoundedBody)], "exception_handlers": {503: _busy(blocks)}}
+
+
+class BoundedBody:
+    """ASGI middleware that ends a request with status 413 once its body is longer than `MOST_BODY`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MOST_BODY:
+                raise HTTPException(413, f"The request has more than {MOST_BODY // 1_000_000} MB; send less.")
+            return message
+
+        await self.app(scope, counted if scope["type"] == "http" else receive, send)
+
+
+def _busy(blocks: gr.Blocks) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    """Return what answers in place of Gradio's word on a full queue."""
+
+    async def busy(request: Request, error: Exception) -> JSONResponse:
+        queue = Queue.of(blocks)
+        seconds = max(1, round(queue.ahead * queue.seconds))
+        return JSONResponse({"detail": queue.busy}, 503, {"Retry-After": str(seconds)})
+
+    return busy

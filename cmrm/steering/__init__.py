@@ -1,0 +1,1 @@
+"""What is added to a model's states, how much and where."""
