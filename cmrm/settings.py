@@ -1,9 +1,15 @@
-"""The choices a user has, by name, and their checks; shared by page, command line and library."""
+"""The choices of a run: each spelled once, with its default, its check, its text form and its JSON.
+
+To add one: a field of `Settings` here, its control on the page (`ui/compare.py`), and the docs. Nothing here imports
+torch, and nothing needs a model: what can be wrong without one is refused before one is loaded.
+"""
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 from .errors import CmrmError
 
@@ -27,6 +33,9 @@ ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 # How accelerate may spread a model by itself; any other device map names devices.
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
+LENGTH = 128
+MAX_NEW_TOKENS = 2048
+MAX_CHARACTERS = 20_000
 MAX_ALPHA = 2.0
 MOST_ALPHAS = 1000
 MOST_LAYERS = 1000
@@ -136,3 +145,105 @@ def parse_alphas(text: str) -> tuple[float, ...]:
             f"{MAX_ALPHA:g}) or a list such as 0.5,1,1.5."
         ) from error
     return checked_alphas(values)
+
+
+def check_prompt(prompt: object) -> None:
+    """Raise `CmrmError` for a prompt that is empty, longer than 20,000 characters or not Unicode text."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise CmrmError("The prompt is empty, so there is nothing to answer; type a question or a request.")
+    if len(prompt) > MAX_CHARACTERS:
+        raise CmrmError(
+            f"The prompt has {len(prompt):,} characters, but at most {MAX_CHARACTERS:,} are read; "
+            f"shorten it by {len(prompt) - MAX_CHARACTERS:,}."
+        )
+    if re.search("[\ud800-\udfff]", prompt):
+        raise CmrmError("The prompt holds half a character (a lone surrogate), which is no Unicode text; remove it.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run's choices; None leaves one to the method's recipe (`Workbench.settle` fills it in).
+
+    `alpha` is the strength, and `method` says whose offsets are added: those of an anchor set, or of this prompt.
+    `layers`, `positions` and `steps` say where they are added, `estimator` and `corruption` how they are measured.
+    `seed` is of sampling, which a `temperature` above 0 turns on, and of the random direction of `third`, the answer
+    that stands beside.
+
+    Raises:
+        CmrmError: a value that no model takes.
+    """
+
+    alpha: float | None = None
+    method: Method = "dataset"
+    max_new_tokens: int = LENGTH
+    temperature: float = 0.0
+    seed: int = 0
+    top_p: float = 1.0
+    estimator: Estimator | None = None
+    corruption: Corruption | None = None
+    layers: tuple[int, ...] | None = None
+    positions: Positions | None = None
+    steps: Steps | None = None
+    third: Third = "none"
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, Method)
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", *checked_alphas([self.alpha]))
+        if type(self.max_new_tokens) is not int or not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
+            raise CmrmError(
+                f"max_new_tokens is {self.max_new_tokens!r}, but it must be a whole number from 1 to {MAX_NEW_TOKENS}."
+            )
+        if not _is_number(self.temperature) or (self.temperature and not 0.01 <= self.temperature <= 5):
+            raise CmrmError(f"temperature is {self.temperature!r}, but it must be 0 (greedy), or from 0.01 to 5.")
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise CmrmError(f"top_p is {self.top_p!r}, but it must be above 0 and at most 1.")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise CmrmError(f"seed is {self.seed!r}, but it must be a whole number from 0 to 2^63 - 1.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) is not None:
+                check_choice(name, getattr(self, name), choices)
+        check_choice("third", self.third, Third)
+        if self.layers is not None:
+            object.__setattr__(self, "layers", checked_layers(self.layers, MOST_LAYERS))
+
+    @classmethod
+    def parse(cls, **given: object) -> "Settings":
+        """Read choices as a page, an API or a command line has them: texts, numbers, "" or None for the recipe's.
+
+        Raises:
+            CmrmError: a value that is none, in words.
+        """
+        read = {name: _whole(value) for name, value in given.items() if value is not None and value != ""}
+        if isinstance(layers := read.get("layers"), str):
+            read["layers"] = parse_layers(layers)
+        return cls(**read)  # type: ignore[arg-type]  # what is no such value is refused in words
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> "Settings":
+        """Read what `json` wrote.
+
+        Raises:
+            CmrmError: a value that no model takes.
+            TypeError: other names than those of the fields.
+        """
+        if values.keys() != {field.name for field in fields(cls)}:
+            raise TypeError("these are other settings")
+        layers = values["layers"]
+        return cls(**{**values, "layers": tuple(layers) if isinstance(layers, list) else layers})
+
+    def json(self) -> dict[str, Any]:
+        """Return them by name, as JSON has them."""
+        return asdict(self)
+
+
+_CHOICES = {"estimator": Estimator, "corruption": Corruption, "positions": Positions, "steps": Steps}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _whole(value: object) -> object:
+    """Return 64 for 64.0, which JSON makes no difference between, and anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,85 @@
+"""A steering as data, which can cross to any engine: vectors by layer, how they act, how much and where."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from ..model.identity import Identity
+from ..settings import Corruption, Positions, Steps
+
+Mode = Literal["add", "reach", "project"]
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """`values`, `(layers, hidden)` float32, and what they do to a state h, times alpha:
+
+    add      h + alpha v
+    reach    h + alpha (v - h): towards a state; what is recorded there is the gap v - h
+    project  h + alpha (level - h.v) v, with v a unit vector and `levels` `(layers,)` where the projection is to be
+    """
+
+    values: np.ndarray
+    mode: Mode = "add"
+    levels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What is added to the rows of a batch: one of `vectors` for all or one a row, one of `alpha` likewise, and where.
+
+    One vector to reach that stands for all rows is for their mean: each of them is shifted by its gap.
+    """
+
+    vectors: Vectors | Sequence[Vectors]
+    alpha: float | tuple[float, ...] = 1.0
+    layers: tuple[int, ...] | None = None
+    positions: Positions = "last"
+    steps: Steps = "prompt"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is shown in one user turn: a text, perhaps beside a picture."""
+
+    text: str
+    image: Image.Image | None = None
+
+
+class Reading(Protocol):
+    """Prompts that are ready to be read in `passes` forward passes."""
+
+    @property
+    def passes(self) -> int:
+        """How many forward passes one reading takes."""
+
+    def states(self, steered: Steered | None = None) -> Generator[int, None, np.ndarray]:
+        """Return the layer outputs at each last prompt token, float32 `(prompts, layers, hidden)`, as steering left it.
+
+        Yields how many prompts have been read after each pass; close it to stop. Of rows that reach for a state it is
+        the gap that was left before.
+
+        Raises:
+            CmrmError: memory that ran out, or a layer that puts out something else than one state a position.
+        """
+
+
+class Reader(Protocol):
+    """Who reads the states of prompts: any engine."""
+
+    @property
+    def identity(self) -> Identity:
+        """What the model is."""
+
+    def blank(self, corruption: Corruption) -> Image.Image:
+        """Return the meaningless image of the method, in the size the model looks at."""
+
+    def reading(self, prompts: Sequence[Prompt]) -> Reading:
+        """Make prompts ready to be read.
+
+        Raises:
+            CmrmError: no prompts, or one that can't be laid out.
+        """
