@@ -6,34 +6,43 @@ from typing import TYPE_CHECKING, Any
 from .errors import CmrmError, CmrmWarning
 
 if TYPE_CHECKING:
-    from .answering.comparison import Row, Step, compare
+    from .answering.comparison import compare
+    from .answering.steps import Row, Step
+    from .engines.local import LocalEngine
     from .model.vlm import Vlm
-    from .steering.extraction import extract_offsets, many_prompt_offsets, prompt_offsets
+    from .settings import Settings
+    from .steering.extraction import extract_each, extract_offsets
     from .steering.offsets import Offsets
-    from .steering.steer import PerRow, Steering, steer
+    from .steering.steer import Steering, steer
+    from .steering.vectors import Vectors
 
 __all__ = [
     "CmrmError",
     "CmrmWarning",
+    "LocalEngine",
     "Offsets",
-    "PerRow",
     "Row",
+    "Settings",
     "Steering",
     "Step",
+    "Vectors",
     "Vlm",
     "compare",
+    "extract_each",
     "extract_offsets",
-    "many_prompt_offsets",
-    "prompt_offsets",
     "steer",
 ]
 
 _HOMES = {
-    "answering.comparison": ("Row", "Step", "compare"),
-    "steering.extraction": ("extract_offsets", "many_prompt_offsets", "prompt_offsets"),
+    "answering.comparison": ("compare",),
+    "answering.steps": ("Row", "Step"),
+    "engines.local": ("LocalEngine",),
     "model.vlm": ("Vlm",),
+    "settings": ("Settings",),
+    "steering.extraction": ("extract_each", "extract_offsets"),
     "steering.offsets": ("Offsets",),
-    "steering.steer": ("PerRow", "Steering", "steer"),
+    "steering.steer": ("Steering", "steer"),
+    "steering.vectors": ("Vectors",),
 }
 
 

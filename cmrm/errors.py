@@ -13,3 +13,7 @@ def first_sentence(error: Exception) -> str:
     """Return the first sentence of another library's message, for use inside one of ours."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.split(". ")[0].rstrip(".")[:300]
+
+
+class OutOfMemoryError(CmrmError):
+    """A request that memory does not hold; a smaller one may fit."""

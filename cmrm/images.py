@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 from .errors import CmrmError
 from .settings import Corruption, check_choice
 
+ImageInput = Image.Image | str | Path | None
+
 MAX_PIXELS = 50_000_000
 # Processors that scale the shorter side to a fixed length would blow a ribbon up beyond all memory.
 MAX_RATIO = 100

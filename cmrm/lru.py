@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class Lru(Generic[T]):
     """Keeps values by key and forgets the least recently used ones beyond `limit` bytes; thread-safe."""
 
     def __init__(self, limit: int):

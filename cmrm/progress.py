@@ -1,7 +1,13 @@
 """How far long work has come: a stage by name and its passes; the words for people are the page's and the terminal's."""
 
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+Passed = TypeVar("Passed")
+Sent = TypeVar("Sent")
+Result = TypeVar("Result")
 
 Stage = Literal[
     "measuring",  # offsets
@@ -24,3 +30,26 @@ class Progress:
     stage: Stage
     done: int = 0
     total: int = 0
+
+
+def relay(stream: Generator[Passed, None, Result], turn: Callable[[Passed], Sent]) -> Generator[Sent, None, Result]:
+    """Pass on what a stream yields, turned into something else, and return what it returns."""
+    with closing(stream):
+        while True:
+            try:
+                step = next(stream)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            yield turn(step)
+
+
+def finish(stream: Generator[Passed, None, Result], report: Callable[[Passed], None] | None = None) -> Result:
+    """Run a stream to its end, each step to `report`, and return what it returns."""
+    last = relay(stream, report or (lambda _: None))
+    while True:
+        try:
+            next(last)
+        except StopIteration as end:
+            result: Result = end.value
+            return result

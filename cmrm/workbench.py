@@ -1,57 +1,59 @@
 """A model with its recipes and dataset-level offsets: what the page, the API and the CLI ask."""
 
-import hashlib
-import warnings
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy as np
 
-from .answering.comparison import ImageInput, Row, Step, compare
-from .answering.explain import Explanation, explain
-from .errors import CmrmError, CmrmWarning
-from .files import ASSETS, cache_folder
-from .lru import Kept
+from .answering.steps import Row, Step
+from .engines.base import Engine, Prepared
+from .engines.local import LocalEngine
+from .errors import CmrmError
+from .explaining.explain import Comparing, check_explainable, explain
+from .explaining.explanation import Explanation
+from .images import ImageInput, open_image
+from .lru import Lru
 from .methods.controls import random_direction
-from .model.vlm import Vlm
+from .progress import Progress, relay
 from .settings import (
     Corruption,
     DeviceMap,
     Estimator,
     Method,
     Quantization,
-    Third,
-    check_choice,
+    Settings,
     checked_alphas,
     checked_layers,
 )
 from .steering.anchors import AnchorSet, load_anchors
-from .steering.extraction import MEASURING, Measuring, Progress, anchors_digest, extract_offsets, extracting
+from .steering.extraction import extract
 from .steering.offsets import Offsets
 from .steering.recipes import Recipe, recipes_for
-from .steering.steer import PerRow, Steering
+from .steering.shelf import find_or_measure
+from .steering.vectors import Prompt, Steered, Vectors
 
-_STATES_LIMIT = 1 << 28
+_STORE_LIMIT = 1 << 28
+
+Measuring = Generator[Progress, None, Offsets]
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """One shared model, ready to compare by either method.
+    """One shared model behind its engine, ready to compare by either method.
 
     `offsets` are the dataset-level ones and `anchors` names the set they come from; `notes` are
     sentences a user should see, such as layers left unquantized or offsets made for another revision.
-    `states` keeps what was measured on anchors, to explain answers and to steer in other ways than the recipe's.
+    What was measured on anchors is kept, to explain answers and to steer in other ways than the recipe's.
     """
 
-    vlm: Vlm
+    engine: Engine
     offsets: Offsets
     anchors: str
     recipes: dict[Method, Recipe]
     notes: tuple[str, ...] = ()
-    states: Kept[Any] = field(default_factory=lambda: Kept(_STATES_LIMIT), compare=False, repr=False)
+    _states: Lru[np.ndarray] = field(default_factory=lambda: Lru(_STORE_LIMIT), compare=False, repr=False)
+    _measured: Lru[Offsets] = field(default_factory=lambda: Lru(_STORE_LIMIT), compare=False, repr=False)
 
     @classmethod
     def open(
@@ -59,7 +61,7 @@ class Workbench:
         model: str = "pocket",
         quantization: Quantization = "auto",
         offsets: str | Path | None = None,
-        progress: Progress | None = None,
+        report: Callable[[Progress], None] | None = None,
         device_map: DeviceMap | None = None,
         *,
         plain_template: bool = False,
@@ -71,168 +73,132 @@ class Workbench:
         Raises:
             CmrmError: a model or an offsets file that can't be used, with the reason.
         """
-        vlm = Vlm.load(model, quantization, device_map, plain_template=plain_template)
-        recipes = recipes_for(vlm.identity.model)
+        engine = LocalEngine.load(model, quantization, device_map, plain_template=plain_template)
+        recipes = recipes_for(engine.identity.model)
         if offsets is not None:
             given = Offsets.load(offsets)
-            return cls(vlm, given, f"of {Path(offsets).name}", recipes, (*vlm.notes, *given.check(vlm)))
+            notes = (*engine.notes, *given.check(engine.identity))
+            return cls(engine, given, f"of {Path(offsets).name}", recipes, notes)
         anchors = load_anchors(recipes["dataset"].anchors)
-        found = _shipped(vlm, anchors, recipes["dataset"]) or _cached(vlm, anchors, recipes["dataset"], progress)
-        return cls(vlm, found, anchors.name, recipes, vlm.notes)
+        found = find_or_measure(engine, anchors, recipes["dataset"], report)
+        return cls(engine, found, anchors.name, recipes, engine.notes)
 
     def compare(
-        self,
-        image: ImageInput,
-        prompt: str,
-        *,
-        method: Method = "dataset",
-        offsets: Offsets | None = None,
-        third: Third = "none",
-        seed: int = 0,
-        **asked: Any,
+        self, image: ImageInput, prompt: str, settings: Settings | None = None, offsets: Offsets | None = None
     ) -> Generator[Step]:
-        """Answer unsteered (row 0) and steered (row 1) by a method's recipe.
+        """Answer unsteered (row 0) and steered (row 1), by the method's recipe where the settings leave it open.
 
-        `asked` has changes to it, as `recipe` takes them, and max_new_tokens, temperature and top_p of
-        `comparison.compare`. `third` adds row 2: "random", steered by random vectors as long as the offsets (drawn
-        by `seed`), in the same batch; or "text", the unsteered answer to the prompt alone, behind the others.
-        `offsets`, if given, take the place of the dataset-level ones. Another estimator or corruption than theirs is
-        measured on the recipe's anchors first, as steps with a note, and kept.
+        The third answer that the settings may ask for is row 2: "random", steered by random vectors as long as the
+        offsets (drawn by the seed), in the same batch; or "text", the unsteered answer to the prompt alone, behind the
+        others. `offsets`, if given, take the place of the dataset-level ones. Another estimator or corruption than
+        theirs is measured on the recipe's anchors first, as steps with progress, and kept.
 
         Raises:
             CmrmError: bad input, before the first step.
         """
-        drawn = {name: asked.pop(name) for name in ("max_new_tokens", "temperature", "top_p") if name in asked}
-        recipe, measuring = self._asked(method, prompt, offsets, asked)
-        check_choice("third", third, Third)
-        beside = seed if third == "random" else None
-        stream = self._answers(image, prompt, recipe, measuring, (recipe.alpha,), beside, seed=seed, **drawn)
-        if third != "text":
-            return stream
-        return _followed(stream, compare(self.vlm, None, prompt, None, (), seed=seed, **drawn))
+        chosen = self.settle(settings or Settings(), offsets)
+        measuring = self._find_or_measure(prompt, chosen, offsets)
+        shown = Prompt(prompt, None if image is None else open_image(image))
+        alphas = (_strength(chosen),) * (2 if chosen.third == "random" else 1)
+        prepared = self.engine.prepare(shown, chosen, 1 + len(alphas))
+        alone = self.engine.prepare(Prompt(prompt), chosen, 1) if chosen.third == "text" else None
+        return self._answer(prepared, chosen, alphas, measuring, alone)
 
     def sweep(
         self,
         image: ImageInput,
         prompt: str,
         alphas: Sequence[float],
-        *,
-        method: Method = "dataset",
+        settings: Settings | None = None,
         offsets: Offsets | None = None,
-        max_new_tokens: int = 128,
     ) -> Generator[Step]:
         """Answer greedily at alpha 0 (row 0) and at each other of `alphas`, in one batch; the last step has fluency.
 
-        `offsets`, if given, take the place of the dataset-level ones.
+        Of the settings, method and max_new_tokens count. `offsets`, if given, take the place of the dataset-level ones.
 
         Raises:
             CmrmError: bad input, before the first step.
         """
-        chosen = tuple(alpha for alpha in checked_alphas(alphas) if alpha)
-        recipe, measuring = self._asked(method, prompt, offsets, {})
-        return self._answers(image, prompt, recipe, measuring, chosen, max_new_tokens=max_new_tokens, fluency=True)
+        given = settings or Settings()
+        chosen = self.settle(Settings(method=given.method, max_new_tokens=given.max_new_tokens), offsets)
+        strengths = tuple(alpha for alpha in checked_alphas(alphas) if alpha)
+        measuring = self._find_or_measure(prompt, chosen, offsets)
+        shown = Prompt(prompt, None if image is None else open_image(image))
+        prepared = self.engine.prepare(shown, chosen, 1 + len(strengths))
+        return self._answer(prepared, chosen, strengths, measuring, fluency=True)
 
     def explain(
         self,
         image: ImageInput,
         prompt: str,
-        *,
-        method: Method = "dataset",
+        settings: Settings | None = None,
         offsets: Offsets | None = None,
-        max_new_tokens: int = 128,
         answers: Sequence[Sequence[int]] | None = None,
-        **changes: Any,
-    ) -> Generator[str | Explanation]:
-        """Say why the answers of `compare` differ: a sentence before each pass, the explanation last; close it to stop.
+    ) -> Generator[Progress, None, Explanation]:
+        """Say why the answers of `compare` differ, with progress before each pass; close it to stop.
 
         `answers` are the token ids of the unsteered and the steered answer, if they are known; else the model
-        answers greedily. `offsets` and `changes` are those of `compare`.
+        answers greedily.
 
         Raises:
             CmrmError: bad input, anchors without groups, or a tokenizer by which refusals can't be told; before
-                the first sentence, or instead of it.
+                the first progress, or instead of it.
         """
-        recipe, measuring = self._asked(method, prompt, offsets, changes)
-        return explain(self.vlm, self.states, image, prompt, method, recipe, measuring, answers, max_new_tokens)
+        chosen = replace(self.settle(settings or Settings(), offsets), temperature=0.0, third="none")
+        measuring = self._find_or_measure(prompt, chosen, offsets)
+        anchors = check_explainable(chosen, load_anchors(self.recipes[chosen.method].anchors))
+        shown = Prompt(prompt, None if image is None else open_image(image))
+        prepared = self.engine.prepare(shown, chosen, 2)
+        return self._explain(prepared, shown, chosen, measuring, anchors, answers)
 
-    def _answers(
-        self,
-        image: ImageInput,
-        prompt: str,
-        recipe: Recipe,
-        measuring: Measuring,
-        alphas: tuple[float, ...],
-        beside: int | None = None,
-        **options: Any,
-    ) -> Generator[Step]:
-        """Check the request, then measure what it is steered by, then answer.
+    def extract(
+        self, anchors: Sequence[str], estimator: Estimator | None = None, corruption: Corruption | None = None
+    ) -> Measuring:
+        """Measure dataset-level offsets pass by pass; None is the recipe's own choice.
 
-        `beside` is the seed of a row steered by random vectors, behind that of the one alpha.
+        Raises:
+            CmrmError: no anchors, or one that can't be used; at the first step.
         """
-        steering, alphas = _Later(), alphas if beside is None else alphas * 2
-        where: dict[str, Any] = {name: getattr(recipe, name) for name in ("layers", "positions", "steps")}
-        stream = compare(self.vlm, image, prompt, steering, alphas, **where, **options)
+        recipe = self.recipes["dataset"]
+        how = {"estimator": estimator or recipe.estimator, "corruption": corruption or recipe.corruption}
+        return extract(self.engine, anchors, **how)  # type: ignore[arg-type]  # both are literals
 
-        def answered() -> Generator[Step]:
-            for found in measuring:
-                if not isinstance(found, Offsets):
-                    yield Step((Row(0.0), *map(Row, alphas)), note=MEASURING.format(*found))
-                elif beside is None:
-                    steering.found = found
-                else:
-                    steering.found = PerRow([found, found, random_direction(found, beside)])
-            yield from stream
-
-        return answered()
-
-    def _asked(
-        self, method: Method, prompt: str, offsets: Offsets | None, changes: dict[str, Any]
-    ) -> tuple[Recipe, Measuring]:
-        """Return how to steer, and the stream of what to steer by: what is known comes at once."""
-        recipe = self.recipe(method, offsets, **changes)
-        known = self.at_hand(method, recipe.estimator, recipe.corruption, offsets)
-        if known is not None:
-            return recipe, [known]
-        if method == "sample":
-            return recipe, extracting(self.vlm, [prompt], estimator=recipe.estimator, corruption=recipe.corruption)
-        return recipe, self._kept_or_measured(recipe)
-
-    def recipe(self, method: Method, offsets: Offsets | None = None, **changes: Any) -> Recipe:
-        """Return a method's recipe with changes to it, of which None changes nothing.
+    def settle(self, settings: Settings, offsets: Offsets | None = None) -> Settings:
+        """Return settings with nothing left to the recipe; layers of None are all.
 
         Estimator and corruption of the dataset-level method are those that `offsets` (None: the workbench's own)
         were measured by, or the recipe's where they don't say.
 
         Raises:
-            CmrmError: a value that is none of the choices.
+            CmrmError: layers that the model does not have.
         """
-        check_choice("method", method, Method)
-        recipe = self.recipes[method]
-        if method == "dataset":
+        recipe = self.recipes[settings.method]
+        estimator, corruption = recipe.estimator, recipe.corruption
+        if settings.method == "dataset":
             estimator, corruption = self._measured_by(offsets or self.offsets)
-            recipe = replace(recipe, estimator=estimator, corruption=corruption)
-        asked = {name: value for name, value in changes.items() if value is not None}
-        for name, choices in (("estimator", Estimator), ("corruption", Corruption)):
-            if name in asked:
-                check_choice(name, asked[name], choices)
-        if "alpha" in asked:
-            (asked["alpha"],) = checked_alphas([asked["alpha"]])
-        if "layers" in asked:
-            asked["layers"] = checked_layers(asked["layers"], len(self.vlm.layers))
-        return replace(recipe, **asked)
+        layers = settings.layers and checked_layers(settings.layers, self.engine.identity.layers)
+        return replace(
+            settings,
+            alpha=recipe.alpha if settings.alpha is None else settings.alpha,
+            estimator=settings.estimator or estimator,
+            corruption=settings.corruption or corruption,
+            layers=layers or recipe.layers,
+            positions=settings.positions or recipe.positions,
+            steps=settings.steps or recipe.steps,
+        )
 
-    def at_hand(self, method: Method, estimator: str, corruption: str, offsets: Offsets | None) -> Offsets | None:
-        """Return the offsets to steer by, or None where a run measures them: of its prompt, or anew on the anchors.
+    def find_offsets(self, settings: Settings, offsets: Offsets | None) -> Offsets | None:
+        """Return what settled settings steer by, or None where a run measures it: of its prompt, or on the anchors.
 
         Raises:
             CmrmError: `offsets` of another model, or measured in another way than asked for.
         """
-        if method == "sample":
+        if settings.method == "sample":
             return None
         known = offsets or self.offsets
-        known.check(self.vlm)
+        known.check(self.engine.identity)
         made = self._measured_by(known)
-        if made == (estimator, corruption):
+        if made == (settings.estimator, settings.corruption):
             return known
         if offsets is not None:
             raise CmrmError(
@@ -241,37 +207,7 @@ class Workbench:
             )
         return None
 
-    def _measured_by(self, offsets: Offsets) -> tuple[Any, Any]:
-        """Return the estimator and the corruption of dataset-level offsets."""
-        made, recipe = offsets.origin, self.recipes["dataset"]
-        return made.estimator or recipe.estimator, made.corruption or recipe.corruption
-
-    def _kept_or_measured(self, recipe: Recipe) -> Measuring:
-        key = f"offsets {recipe.estimator} {recipe.corruption}"
-        kept: Offsets | None = self.states.get(key)
-        if kept is not None:
-            yield kept
-            return
-        texts = load_anchors(recipe.anchors).texts
-        for found in extracting(self.vlm, texts, estimator=recipe.estimator, corruption=recipe.corruption):
-            if isinstance(found, Offsets):
-                self.states.keep(key, found, found.values.nbytes)
-            yield found
-
-    def extracting(
-        self, anchors: Sequence[str], *, estimator: Estimator | None = None, corruption: Corruption | None = None
-    ) -> Generator[tuple[int, int] | Offsets]:
-        """Measure dataset-level offsets as `extraction.extracting` does; None is the recipe's own choice.
-
-        Raises:
-            CmrmError: no anchors, or one that can't be used; at the first step.
-        """
-        recipe = self.recipes["dataset"]
-        return extracting(
-            self.vlm, anchors, estimator=estimator or recipe.estimator, corruption=corruption or recipe.corruption
-        )
-
-    def opened(self, path: str | Path) -> Offsets:
+    def open_offsets(self, path: str | Path) -> Offsets:
         """Read an offsets file to steer this model by.
 
         Raises:
@@ -279,9 +215,10 @@ class Workbench:
                 those of a negative alpha would.
         """
         offsets = Offsets.load(path)
-        offsets.check(self.vlm)
+        offsets.check(self.engine.identity)
         # Layer by layer: which of them steer is the visitor's choice.
-        cosines = torch.cosine_similarity(offsets.values, self.offsets.values, dim=-1)
+        lengths = np.linalg.norm(offsets.values, axis=-1) * np.linalg.norm(self.offsets.values, axis=-1)
+        cosines = (offsets.values * self.offsets.values).sum(axis=-1) / np.maximum(lengths, 1e-8)
         if against := [f"{layer} (cosine {cosine:.2f})" for layer, cosine in enumerate(cosines) if cosine < 0]:
             raise CmrmError(
                 f"The offsets point against the model's own at layer {', '.join(against)}, so steering by them would "
@@ -289,56 +226,82 @@ class Workbench:
             )
         return offsets
 
+    def _measured_by(self, offsets: Offsets) -> tuple[Estimator, Corruption]:
+        """Return the estimator and the corruption of dataset-level offsets."""
+        made, recipe = offsets.origin, self.recipes["dataset"]
+        return made.estimator or recipe.estimator, made.corruption or recipe.corruption  # type: ignore[return-value]
 
-@dataclass
-class _Later:
-    """A steering that is found after the request was checked, and before the first token."""
+    def _find_or_measure(self, prompt: str, settings: Settings, offsets: Offsets | None) -> Measuring:
+        """Return the stream of measuring what settled settings steer by; what is known comes at once."""
+        known = self.find_offsets(settings, offsets)
+        return self._measure(prompt, settings) if known is None else _at_once(known)
 
-    found: Steering | None = None
+    def _measure(self, prompt: str, settings: Settings) -> Measuring:
+        if settings.method == "sample":
+            return (yield from self.extract([prompt], settings.estimator, settings.corruption))
+        key = f"{settings.estimator} {settings.corruption}"
+        found = self._measured.get(key)
+        if found is None:
+            texts = load_anchors(self.recipes["dataset"].anchors).texts
+            found = yield from self.extract(texts, settings.estimator, settings.corruption)
+            self._measured.keep(key, found, found.values.nbytes)
+        return found
 
-    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        assert self.found is not None
-        return self.found.delta(layer, state)
+    def _answer(
+        self,
+        prepared: Prepared,
+        settings: Settings,
+        alphas: tuple[float, ...],
+        measuring: Measuring,
+        alone: Prepared | None = None,
+        fluency: bool = False,
+    ) -> Generator[Step]:
+        """Measure what is steered by, then answer, then answer the text `alone`."""
+        last = () if alone is None else (Row(0.0),)
+        rows = (Row(0.0), *map(Row, alphas), *last)
+        # 1. The offsets, at once where they are known.
+        offsets = yield from relay(measuring, lambda progress: Step(rows, progress=progress))
+        # 2. All rows in lockstep; a random direction is a row of its own vectors.
+        vectors: Vectors | list[Vectors] = offsets
+        if settings.third == "random":
+            vectors = [offsets, offsets, random_direction(offsets, settings.seed)]
+        for step in prepared.answer(_place(vectors, (0.0, *alphas), settings), fluency=fluency):
+            rows = step.rows
+            yield replace(step, rows=(*rows, *last), done=step.done and alone is None)
+        # 3. The text by itself, behind the others.
+        if alone is not None:
+            for step in alone.answer(None):
+                yield Step((*rows, *step.rows), step.done)
+
+    def _explain(
+        self,
+        prepared: Prepared,
+        shown: Prompt,
+        settings: Settings,
+        measuring: Measuring,
+        anchors: AnchorSet,
+        answers: Sequence[Sequence[int]] | None,
+    ) -> Generator[Progress, None, Explanation]:
+        yield Progress("reading")
+        offsets = yield from measuring
+        if answers is None:
+            steered = _place(offsets, (0.0, _strength(settings)), settings)
+            for step in prepared.answer(steered):
+                answers = [row.ids for row in step.rows]
+                yield Progress("answering")
+        run = Comparing(self.engine, shown, settings, offsets, self._states)
+        return (yield from explain(run, anchors, answers or ((), ())))
 
 
-def _followed(stream: Generator[Step], alone: Generator[Step]) -> Generator[Step]:
-    """Add the one row of a second stream, which begins when the first has ended."""
-    rows: tuple[Row, ...] = ()
-    for step in stream:
-        rows = step.rows
-        yield replace(step, rows=(*rows, Row(0.0)), done=False)
-    for step in alone:
-        yield Step((*rows, *step.rows), step.done)
+def _strength(settings: Settings) -> float:
+    assert settings.alpha is not None, "settings are settled"
+    return settings.alpha
 
 
-def _fits(offsets: Offsets, vlm: Vlm, anchors: AnchorSet, recipe: Recipe) -> bool:
-    made = (offsets.origin.estimator, offsets.origin.corruption, offsets.origin.anchors_sha256)
-    wanted = (recipe.estimator, recipe.corruption, anchors_digest(anchors.texts))
-    return made == wanted and not offsets.check(vlm)
+def _place(vectors: Vectors | Sequence[Vectors], alphas: tuple[float, ...], settings: Settings) -> Steered:
+    return Steered(vectors, alphas, settings.layers, settings.positions or "last", settings.steps or "prompt")
 
 
-def _shipped(vlm: Vlm, anchors: AnchorSet, recipe: Recipe) -> Offsets | None:
-    path = ASSETS / f"{vlm.identity.model}-offsets.safetensors"
-    if not path.is_file():
-        return None
-    offsets = Offsets.load(path)
-    return offsets if _fits(offsets, vlm, anchors, recipe) else None
-
-
-def _cached(vlm: Vlm, anchors: AnchorSet, recipe: Recipe, progress: Progress | None) -> Offsets:
-    key = "\0".join((vlm.identity.digest(), recipe.estimator, recipe.corruption, anchors_digest(anchors.texts)))
-    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-    if path.is_file():
-        try:
-            return Offsets.load(path)
-        except CmrmError:
-            with suppress(OSError):  # another process was faster, or the folder is read-only
-                path.replace(path.with_suffix(".damaged"))
-    offsets = extract_offsets(
-        vlm, anchors.texts, estimator=recipe.estimator, corruption=recipe.corruption, progress=progress
-    )
-    try:
-        offsets.save(path)
-    except CmrmError as error:
-        warnings.warn(f"{error} They are computed again at the next start.", CmrmWarning, stacklevel=2)
-    return offsets
+def _at_once(known: Offsets) -> Measuring:
+    return known
+    yield  # a stream of nothing

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import pad
 from transformers import LogitsProcessor
 
 from ..judging.openings import opening_probability
-from ..model.vlm import Inputs, Vlm
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One prompt's greedy answer: token ids without the end, text, and the probability that it opens as a refusal."""
-
-    ids: tuple[int, ...]
-    text: str
-    opening: float
+from ..model.network import Hooks, Inputs
+from ..model.vlm import Vlm
+from .steps import Answered
 
 
 def answer_batch(
     vlm: Vlm,
     inputs: Sequence[Inputs],
-    steering: AbstractContextManager[None] | None = None,
+    steering: Hooks | None = None,
     *,
     max_new_tokens: int,
     openings: frozenset[int] = frozenset(),
@@ -38,18 +29,17 @@ def answer_batch(
     """
     first = _FirstLogits()
     ids = padded(vlm, inputs)
-    with vlm.lock, torch.no_grad(), steering or nullcontext():
-        vlm.separate_experts(False)
-        whole = vlm.model.generate(
-            **ids,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            # Plain greedy, as `compare` answers, whatever the checkpoint's own generation settings.
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            logits_processor=[first],
-            pad_token_id=_pad(vlm),
-        )
+    whole = vlm.network.generate(
+        ids,
+        steering,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        # Plain greedy, as `compare` answers, whatever the checkpoint's own generation settings.
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        logits_processor=[first],
+        pad_token_id=_pad(vlm),
+    )
     opening = first.share_of(openings)
     rows = [_until_end(vlm, row) for row in whole[:, ids["input_ids"].shape[1] :].tolist()]
     texts = vlm.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -109,4 +99,4 @@ class _FirstLogits(LogitsProcessor):
 
     def share_of(self, openings: frozenset[int]) -> list[float]:
         assert self.first is not None
-        return opening_probability(self.first, openings).tolist()
+        return opening_probability(self.first.float().softmax(dim=-1).numpy(), openings).tolist()

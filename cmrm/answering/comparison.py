@@ -2,85 +2,44 @@
 
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import torch
 
 from ..errors import CmrmError, CmrmWarning
-from ..images import open_image
-from ..judging.fluency import mean_log_probabilities
-from ..judging.phrases import Verdict, verdict
+from ..images import ImageInput, open_image
+from ..judging.phrases import verdict
+from ..model.network import Hooks, Inputs
 from ..model.vlm import Vlm
-from ..settings import Positions, Steps, checked_alphas, checked_layers
+from ..settings import Settings, checked_alphas, checked_layers
 from ..steering.offsets import Offsets
+from ..steering.reading import recording
 from ..steering.steer import Steering, steer
-from .generation import Inputs, Sampling, lockstep
-
-MAX_NEW_TOKENS = 2048
-
-ImageInput = Image.Image | str | Path | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row's answer so far, as text and as token ids.
-
-    `seconds` run from the request's start to the row's last token. `fluency` is the mean log-probability
-    of the text under the unsteered model, if asked for, once all rows have ended.
-    """
-
-    alpha: float
-    text: str = ""
-    tokens: int = 0
-    seconds: float = 0.0
-    ended: bool = False
-    verdict: Verdict | None = None
-    fluency: float | None = None
-    ids: tuple[int, ...] = ()
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Return the pace of the row, the prefill included."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Step:
-    """All rows after one more token each; row 0 is the unsteered one. `done` marks the last step.
-
-    `note` says what goes on before the first token, if it takes long.
-    """
-
-    rows: tuple[Row, ...]
-    done: bool = False
-    note: str = ""
+from ..steering.vectors import Prompt, Steered, Vectors
+from .fluency import mean_log_probabilities
+from .generation import Sampling, lockstep
+from .steps import NextToken, Row, Step
 
 
 def compare(
     vlm: Vlm,
     image: ImageInput,
     prompt: str,
-    offsets: Steering | None,
+    offsets: Steering | Vectors | None,
     alphas: Sequence[float] = (1.0,),
     *,
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    layers: Iterable[int] | None = None,
-    positions: Positions = "last",
-    steps: Steps = "prompt",
     fluency: bool = False,
+    **choices: Any,
 ) -> Generator[Step]:
     """Answer `prompt` about `image` (None: text only) unsteered and steered, as a stream of steps.
 
-    Row 0 is unsteered; `alphas` are those of the rows after it, all steered by `offsets` (see `steer`
-    for alpha, layers, positions and steps). The prompt is prefilled once for all rows. No hook stays
-    on the model between two steps, so closing or dropping the stream at any time leaves it as it was.
-    With `fluency` one more pass scores the answers at the end.
+    Row 0 is unsteered; `alphas` are those of the rows after it, all steered by `offsets`. `choices` are those of
+    `Settings` that are not about how offsets are made: max_new_tokens, temperature, top_p, seed, layers, positions,
+    steps. The prompt is prefilled once for all rows. No hook stays on the model between two steps, so closing or
+    dropping the stream at any time leaves it as it was. With `fluency` one more pass scores the answers at the end.
 
     Raises:
         CmrmError: bad input, before the first step.
@@ -89,45 +48,86 @@ def compare(
     if chosen and offsets is None:
         raise CmrmError("There are alphas but no offsets to steer by; give offsets, or no alphas.")
     if isinstance(offsets, Offsets):
-        for warning in offsets.check(vlm):
+        for warning in offsets.check(vlm.identity):
             warnings.warn(warning, CmrmWarning, stacklevel=2)
-    if type(max_new_tokens) is not int or not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
-        raise CmrmError(
-            f"max_new_tokens is {max_new_tokens!r}, but it must be a whole number from 1 to {MAX_NEW_TOKENS}."
-        )
-    sampling = Sampling(temperature, top_p, seed)
-    indices = checked_layers(layers, len(vlm.layers))
-    inputs = vlm.encode(prompt, None if image is None else open_image(image))
-    vlm.check_length(inputs["input_ids"].shape[1], max_new_tokens)
-    _check_rows(vlm, inputs, max_new_tokens, len(chosen))
+    shown = Prompt(prompt, None if image is None else open_image(image))
+    settings = Settings(**choices)
+    prepared = Comparison.prepare(vlm, shown, settings, 1 + len(chosen))
+    if offsets is None or not chosen:
+        return prepared.answer(None, fluency=fluency)
+    return prepared.answer(place(offsets, (0.0, *chosen), settings), fluency=fluency)
 
-    def hooks(step: int) -> AbstractContextManager[None]:
-        if not chosen or offsets is None or (step and steps == "prompt"):
+
+def place(vectors: Steering | Vectors | Sequence[Vectors], alphas: tuple[float, ...], settings: Settings) -> Steered:
+    """Return what is added to rows of these alphas, where the settings say."""
+    where = settings.layers, settings.positions or "last", settings.steps or "prompt"
+    # In this process vectors may also be code.
+    return Steered(vectors, alphas, *where)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt that was checked and laid out, to be answered by `rows` rows of the model in this process."""
+
+    vlm: Vlm
+    inputs: Inputs
+    settings: Settings
+    rows: int
+
+    @classmethod
+    def prepare(cls, vlm: Vlm, prompt: Prompt, settings: Settings, rows: int) -> "Comparison":
+        """Do what `engines.base.Engine.prepare` says."""
+        checked_layers(settings.layers, len(vlm.layers))
+        inputs = vlm.encode(prompt.text, prompt.image)
+        length = inputs["input_ids"].shape[1]
+        vlm.check_length(length, settings.max_new_tokens)
+        fitting = max(1, int(0.8 * vlm.free_memory / vlm.network.row_bytes(length + settings.max_new_tokens)) - 1)
+        if rows - 1 > fitting:
+            raise CmrmError(
+                f"There are {rows - 1} alphas, but memory holds {fitting} rows of this length beside the unsteered "
+                "one; give fewer alphas or ask for fewer tokens."
+            )
+        return cls(vlm, inputs, settings, rows)
+
+    def answer(self, steered: Steered | None, *, fluency: bool = False) -> Generator[Step]:
+        """Do what `engines.base.Prepared` says."""
+        chosen, vlm = self.settings, self.vlm
+        stream = lockstep(
+            vlm.network,
+            self.inputs,
+            self.rows,
+            hooks=lambda step: self._hooks(steered, step),
+            end_tokens=vlm.end_tokens,
+            sampling=Sampling(chosen.temperature, chosen.top_p, chosen.seed),
+            max_new_tokens=chosen.max_new_tokens,
+            share_prefill=steered is None or steered.positions == "last",
+        )
+        alphas = (0.0,) * self.rows if steered is None else steered.alpha
+        assert isinstance(alphas, tuple), "one alpha a row"
+        return _write(vlm, stream, alphas, self.inputs if fluency else None)
+
+    def next_token(self, steered: Steered, behind: Sequence[int] = ()) -> NextToken:
+        """Do what `engines.base.Prepared` says."""
+        vlm, network = self.vlm, self.vlm.network
+        with network.enough_memory():
+            context, feed = network.begin(self.inputs, self.rows)
+            states = torch.zeros(self.rows, vlm.identity.layers, vlm.identity.hidden)
+            logits = network.forward(feed, context, recording(vlm, states, self._hooks(steered, 0)))
+            if behind:
+                # Read in one pass, each token steered as its own decode step would have been.
+                later = (
+                    nullcontext() if steered.steps == "prompt" else self._hooks(replace(steered, positions="all"), 1)
+                )
+                ids = torch.tensor([list(behind)] * self.rows, device=vlm.device)
+                logits = network.forward({"input_ids": ids}, context, later)
+        return NextToken(logits[:, -1].softmax(dim=-1).cpu().numpy(), states.numpy())
+
+    def _hooks(self, steered: Steered | None, step: int) -> Hooks:
+        """Return what steers pass number `step` of an answer, each of which makes hooks of its own."""
+        if steered is None or (step and steered.steps == "prompt"):
             return nullcontext()
-        return steer(vlm, offsets, (0.0, *chosen), layers=indices, positions=positions, steps=steps)
-
-    hooks(0)  # refuses bad positions and steps before the first step
-    stream = lockstep(
-        vlm,
-        inputs,
-        1 + len(chosen),
-        hooks=hooks,
-        sampling=sampling,
-        max_new_tokens=max_new_tokens,
-        share_prefill=positions == "last",
-    )
-    return _steps(vlm, stream, (0.0, *chosen), inputs if fluency else None)
-
-
-def _check_rows(vlm: Vlm, inputs: Inputs, max_new_tokens: int, alphas: int) -> None:
-    """Refuse more rows than four fifths of the free memory hold, before the model runs out of it."""
-    row = vlm.row_bytes(inputs["input_ids"].shape[1] + max_new_tokens)
-    fitting = max(1, int(0.8 * vlm.free_memory / row) - 1)
-    if alphas > fitting:
-        raise CmrmError(
-            f"There are {alphas} alphas, but memory holds {fitting} rows of this length beside the unsteered one; "
-            "give fewer alphas or ask for fewer tokens."
-        )
+        where = {"layers": steered.layers, "positions": steered.positions, "steps": steered.steps}
+        return steer(self.vlm, steered.vectors, steered.alpha, **where)
 
 
 @dataclass
@@ -156,23 +156,25 @@ class _Writer:
         return decoded.lstrip()
 
 
-def _steps(
+def _write(
     vlm: Vlm, stream: Iterator[list[int | None]], alphas: tuple[float, ...], scored: Inputs | None
 ) -> Generator[Step]:
     start = time.perf_counter()
     writers = [_Writer(vlm, Row(alpha)) for alpha in alphas]
-    with vlm.enough_memory():
+    with vlm.network.enough_memory():
+        # 1. A step for each token of the rows.
         for tokens in stream:
             elapsed = time.perf_counter() - start
             for writer, token in zip(writers, tokens, strict=True):
                 writer.add(token, elapsed)
             yield Step(tuple(writer.row for writer in writers))
-    for writer in writers:
-        if not writer.row.ended:
-            writer.end()
-    rows = [writer.row for writer in writers]
-    if scored is not None:
-        with vlm.enough_memory():
-            scores = mean_log_probabilities(vlm, scored, [row.ids for row in rows])
-        rows = [replace(row, fluency=score) for row, score in zip(rows, scores, strict=True)]
+        # 2. What was cut off is judged as it stands.
+        for writer in writers:
+            if not writer.row.ended:
+                writer.end()
+        rows = [writer.row for writer in writers]
+        # 3. How natural the answers are to the unsteered model, if that was asked for.
+        if scored is not None:
+            scores = mean_log_probabilities(vlm.network, scored, [row.ids for row in rows])
+            rows = [replace(row, fluency=score) for row, score in zip(rows, scores, strict=True)]
     yield Step(tuple(rows), done=True)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..judging.phrases import Verdict
 from ..progress import Progress
 
@@ -48,3 +50,14 @@ class Answered:
     ids: tuple[int, ...]
     text: str
     opening: float
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """What may come next in each row: `probabilities` `(rows, vocabulary)` float32, at temperature 1.
+
+    `states` are the layer outputs at the last prompt token, `(rows, layers, hidden)` float32.
+    """
+
+    probabilities: np.ndarray
+    states: np.ndarray

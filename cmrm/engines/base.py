@@ -7,16 +7,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
-from ..answering.steps import Answered, Step
-from ..errors import CmrmError
+from ..answering.steps import Answered, NextToken, Step
 from ..settings import Settings
 from ..steering.vectors import Prompt, Reader, Steered
-
-
-class OutOfMemoryError(CmrmError):
-    """A batch that memory does not hold; a smaller one may fit."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +18,6 @@ class EngineHealth:
 
     working: bool
     hooks: int
-
-
-@dataclass(frozen=True)
-class NextToken:
-    """What may come next in each row: `probabilities` `(rows, vocabulary)` float32, at temperature 1.
-
-    `states` are the layer outputs at the last prompt token, `(rows, layers, hidden)` float32.
-    """
-
-    probabilities: np.ndarray
-    states: np.ndarray
 
 
 class Prepared(Protocol):
@@ -48,7 +30,7 @@ class Prepared(Protocol):
         scores the answers.
         """
 
-    def next_token(self, steered: Steered | None, behind: Sequence[int] = ()) -> NextToken:
+    def next_token(self, steered: Steered, behind: Sequence[int] = ()) -> NextToken:
         """Say what is likely behind the prompt and the token ids `behind`, each steered as a decode step would be."""
 
 

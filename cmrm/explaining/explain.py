@@ -2,303 +2,212 @@
 
 import hashlib
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
+from ..engines.base import Engine, Prepared
 from ..errors import CmrmError
-from ..images import open_image
 from ..judging.openings import opening_probability, refusal_openings
-from ..lru import Kept
-from ..model.network import Context, begin, forward
-from ..model.vlm import Inputs, Vlm
-from ..settings import MAX_ALPHA, Method
-from ..steering.anchors import AnchorSet, load_anchors
-from ..steering.extraction import MEASURING, Measuring, anchors_digest, last_states, reading, recording
+from ..lru import Lru
+from ..progress import Progress, Stage, relay
+from ..settings import MAX_ALPHA, Settings
+from ..steering.anchors import AnchorSet
+from ..steering.extraction import anchors_digest, read_states
 from ..steering.offsets import Offsets
-from ..steering.recipes import Recipe
-from ..steering.steer import steer
-from .comparison import ImageInput, compare
+from ..steering.vectors import Prompt, Steered
+from .explanation import END, Candidate, Explanation, Floats, Gap, Parting, Points
 
 CURVE = tuple(MAX_ALPHA * k / 8 for k in range(9))
 ANCHORS = 24  # of a group
 TOP = 5
-END = "⟨end⟩"
 _BEFORE, _BEHIND = 12, 24
 
-Floats = tuple[float, ...]
-Points = tuple[tuple[float, float], ...]
-
 
 @dataclass(frozen=True)
-class Gap:
-    """States of one decoder layer on the first two principal components of the unsteered anchors.
+class Comparing:
+    """One comparison to explain: what was asked, how it was steered (`settings` with nothing left open), and by what.
 
-    `anchors` and `prompt` have points by what the model read: "text only", "image", "blank image" (anchors
-    alone) and "steered". `shares` are the components' parts of the variance. `towards` says which means lie
-    further apart on each and in its positive direction: "image" (from text) or "harmful" (from harmless).
-    `distances` are those of the anchors' mean beside the image to their text-only mean, in all dimensions,
-    before and after steering.
+    `store` keeps the states of anchors for other explanations.
     """
 
-    shares: tuple[float, float]
-    towards: tuple[str, str]
-    anchors: dict[str, Points]
-    prompt: dict[str, Points]
-    distances: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A token that might come next, and its probability unsteered and steered."""
-
-    text: str
-    unsteered: float
-    steered: float
-
-
-@dataclass(frozen=True)
-class Parting:
-    """Where the answers part: at token `place` (None: nowhere), with the tokens around it from `start` on.
-
-    `candidates` are the likeliest tokens there (at the first token, if the answers are the same), at
-    temperature 1; an answer that ends there has the token `END`.
-    """
-
-    place: int | None
-    start: int
-    unsteered: tuple[str, ...]
-    steered: tuple[str, ...]
-    candidates: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What `explain` measured; lists run along the decoder layers, and all states are of the last prompt token.
-
-    `layers` are the steered ones and `groups` says what each anchor is. `added` is the norm of alpha x the
-    offset, and `moved` how far the prompt's state went, with what the layers below carried; both relative to
-    the norm of the unsteered state. `cosines` ("unsteered", "steered") are those of the prompt's states to its
-    text-only one. `projections` are dot products with the refusal direction of Arditi et al. (arXiv
-    2406.11717), the unit vector from the mean of the harmless text-only anchors to that of the harmful:
-    of the prompt ("text only", "unsteered", "steered") and of both means ("harmful", "harmless").
-    `openings` is the probability that the first token opens a refusal, at each of `alphas`.
-    """
-
-    method: Method
-    alpha: float
-    layers: tuple[int, ...]
-    anchors: str
-    groups: tuple[str, ...]
-    gaps: tuple[Gap, ...]
-    added: Floats
-    moved: Floats
-    cosines: dict[str, Floats]
-    projections: dict[str, Floats]
-    parting: Parting
-    alphas: Floats
-    openings: Floats
-
-
-def explain(
-    vlm: Vlm,
-    kept: Kept[Any],
-    image: ImageInput,
-    prompt: str,
-    method: Method,
-    recipe: Recipe,
-    measuring: Measuring,
-    answers: Sequence[Sequence[int]] | None,
-    max_new_tokens: int,
-) -> Generator[str | Explanation]:
-    """Explain one comparison by `recipe` as a stream: a sentence before each pass, the explanation last.
-
-    `measuring` has the offsets at its end. `answers` are the token ids of the unsteered and the steered answer, or
-    None to answer greedily. Anchors are read beside the image (blank, if there is none), and steered by the vectors
-    of this run; their states are `kept`.
-
-    Raises:
-        CmrmError: bad input, anchors without groups, or a tokenizer by which refusals can't be told.
-    """
-    if recipe.positions != "last":
-        raise CmrmError("Only runs steered at the last position are explained; choose positions 'last' and run again.")
-    picture = None if image is None else open_image(image)
-    anchors = _balanced(load_anchors(recipe.anchors))
-    refusals = refusal_openings(vlm)
-    yield "Reading the prompt ..."
-    for found in measuring:
-        if isinstance(found, Offsets):
-            run = _Run(vlm, picture, prompt, found, recipe, kept)
-        else:
-            yield MEASURING.format(*found)
-    if answers is None:
-        asked: dict[str, Any] = {"max_new_tokens": max_new_tokens, "layers": recipe.layers, "steps": recipe.steps}
-        for step in compare(vlm, picture, prompt, run.offsets, (recipe.alpha,), **asked):
-            answers = [row.ids for row in step.rows]
-            yield "Answering ..."
-    yield "Reading the prompt at many strengths ..."
-    alphas = tuple(sorted({*CURVE, recipe.alpha}))
-    with vlm.enough_memory():
-        logits, states = run.at(alphas)
-    yield "Finding where the answers part ..."
-    with vlm.enough_memory():
-        parting = run.parting(*(answers or ((), ())))
-    prompt_states = {
-        "text only": last_states(vlm, [prompt], [None])[0].numpy(),
-        "image": states[0],
-        "steered": states[alphas.index(recipe.alpha)],
-    }
-    blank = vlm.corrupted(recipe.corruption)
-    beside = blank if picture is None else picture
-    anchor_states: dict[str, np.ndarray] = {}
-    for name, shown, steered in (
-        ("text only", None, False),
-        ("image", beside, False),
-        ("blank image", blank, False),
-        ("steered", beside, True),
-    ):
-        anchor_states[name] = yield from run.anchor_states(anchors, name, shown, steered)
-    harmful = np.array(anchors.groups) == "harmful"
-    yield Explanation(
-        method=method,
-        alpha=recipe.alpha,
-        layers=run.layers,
-        anchors=anchors.name,
-        groups=anchors.groups,
-        gaps=gaps(anchor_states, prompt_states, harmful),
-        added=run.added(states[0]),
-        moved=_floats(_norm(prompt_states["steered"] - states[0]) / _norm(states[0])),
-        cosines={
-            name: _floats(cosine(prompt_states[key], prompt_states["text only"]))
-            for name, key in (("unsteered", "image"), ("steered", "steered"))
-        },
-        projections=projections(anchor_states["text only"], harmful, prompt_states),
-        parting=parting,
-        alphas=alphas,
-        openings=_floats(opening_probability(logits, refusals)),
-    )
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One comparison: what was asked and how it was steered."""
-
-    vlm: Vlm
-    picture: Image.Image | None
-    prompt: str
+    engine: Engine
+    prompt: Prompt
+    settings: Settings
     offsets: Offsets
-    recipe: Recipe
-    kept: Kept[Any]
+    store: Lru[np.ndarray]
+
+    @property
+    def alpha(self) -> float:
+        """Return the strength."""
+        assert self.settings.alpha is not None
+        return self.settings.alpha
 
     @property
     def layers(self) -> tuple[int, ...]:
         """Return the steered layers."""
-        return self.recipe.layers or tuple(range(len(self.vlm.layers)))
+        return self.settings.layers or tuple(range(self.engine.identity.layers))
 
-    def hooks(self, *alphas: float) -> AbstractContextManager[None]:
-        """Return what steers a pass that ends with the last prompt token, by one alpha or one a row."""
-        return steer(self.vlm, self.offsets, alphas, layers=self.layers)
+    def steered(self, *alphas: float) -> Steered:
+        """Return what steers a pass over the prompt, by one alpha or one a row."""
+        alpha = alphas if len(alphas) > 1 else alphas[0]
+        return Steered(self.offsets, alpha, self.layers, steps=self.settings.steps or "prompt")
 
-    def added(self, states: np.ndarray) -> Floats:
-        """Return the norm of what each layer adds, relative to `states` `(layers, hidden)`."""
-        steered = np.isin(np.arange(len(states)), self.layers)
-        return _floats(steered * self.recipe.alpha * _norm(self.offsets.values.numpy()) / _norm(states))
-
-    def at(self, alphas: Floats) -> tuple[torch.Tensor, np.ndarray]:
-        """Read the prompt at all alphas in one pass: logits `(alphas, vocabulary)`, states a layer."""
-        context, feed = self.begun(len(alphas))
-        states = torch.zeros(len(alphas), self.vlm.identity.layers, self.vlm.identity.hidden)
-        logits = forward(self.vlm, feed, context, recording(self.vlm, states, self.hooks(*alphas)))[:, -1]
-        return logits, states.numpy()
-
-    def begun(self, rows: int) -> tuple[Context, Inputs]:
-        """Return what rows have read of the prompt, and what is left to run."""
-        return begin(self.vlm, self.vlm.encode(self.prompt, self.picture), rows)
-
-    def parting(self, unsteered: Sequence[int], steered: Sequence[int]) -> Parting:
-        """Find the first token that differs, and what was likely there."""
-        length = min(len(unsteered), len(steered))
-        place = next((k for k in range(length) if unsteered[k] != steered[k]), length)
-        same = place == len(unsteered) == len(steered)
-        common = [] if same else list(unsteered[:place])
-        start = max(0, len(common) - _BEFORE)
-        rows = [
-            self._spelled(ids, start, len(common) + _BEHIND, None if same else place) for ids in (unsteered, steered)
-        ]
-        return Parting(None if same else place, start, rows[0], rows[1], self._candidates(common))
-
-    def _spelled(self, ids: Sequence[int], start: int, end: int, place: int | None) -> tuple[str, ...]:
-        """Return each token's own text; an answer that was over at `place` shows its end."""
-        texts = [self._text(ids[:k]) for k in range(start, min(end, len(ids)) + 1)]
-        pieces = [after[len(before) :] for before, after in pairwise(texts)]
-        return tuple([*pieces, END] if len(ids) == place else pieces)
-
-    def _text(self, ids: Sequence[int]) -> str:
-        decoded: str = self.vlm.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-        return decoded.rstrip("\ufffd")  # half-made characters
-
-    def _candidates(self, common: list[int]) -> tuple[Candidate, ...]:
-        """Return the likeliest tokens of both rows behind a common beginning of their answers."""
-        vlm, alphas = self.vlm, (0.0, self.recipe.alpha)
-        context, feed = self.begun(2)
-        logits = forward(vlm, feed, context, self.hooks(*alphas))
-        if common:
-            # Read in one pass, each token steered as its own decode step would have been.
-            everywhere = steer(vlm, self.offsets, alphas, layers=self.layers, positions="all", steps="all")
-            later = everywhere if self.recipe.steps == "all" else nullcontext()
-            logits = forward(vlm, {"input_ids": torch.tensor([common] * 2, device=vlm.device)}, context, later)
-        rows = logits[:, -1].softmax(dim=-1)
-        likely = rows.topk(min(TOP, rows.shape[1])).indices.flatten().unique()
-        ranked = sorted(likely.tolist(), key=lambda token: -rows[:, token].max().item())
-        return tuple(Candidate(self._next(common, token), *rows[:, token].tolist()) for token in ranked)
-
-    def _next(self, common: list[int], token: int) -> str:
-        if token in self.vlm.end_tokens:
-            return END
-        text = self._text([*common, token])[len(self._text(common)) :]
-        return text or str(self.vlm.tokenizer.convert_ids_to_tokens(token))
-
-    def anchor_states(
-        self, anchors: AnchorSet, name: str, image: Image.Image | None, steered: bool
-    ) -> Generator[str, None, np.ndarray]:
-        """Return the anchors' states `(anchors, layers, hidden)`: kept ones, or measured pass by pass."""
-        key = self._key(anchors, image, steered)
-        found: np.ndarray | None = self.kept.get(key)
-        if found is not None:
-            return found
-        count = len(anchors.texts)
-        said = f"Reading anchor texts, {name}: {{}} of {count} ...".format
-        yield said(0)
-        hooks = (lambda _: self.hooks(self.recipe.alpha)) if steered else None
-        for done, states in reading(self.vlm, anchors.texts, [image] * count, hooks):
-            read = states.numpy()
-            yield said(done)
-        self.kept.keep(key, read, read.nbytes)
-        return read
-
-    def _key(self, anchors: AnchorSet, image: Image.Image | None, steered: bool) -> str:
-        digest = hashlib.sha256(anchors_digest(anchors.texts).encode())
-        if image is not None:
-            digest.update(f"{image.size}".encode() + image.tobytes())
-        if steered:
-            digest.update(f"{self.recipe.alpha} {self.layers}".encode() + self.offsets.values.numpy().tobytes())
-        return digest.hexdigest()
+    def prepare(self, rows: int) -> Prepared:
+        """Return the prompt, ready to be read by so many rows."""
+        return self.engine.prepare(self.prompt, replace(self.settings, max_new_tokens=1), rows)
 
 
-def _balanced(anchors: AnchorSet) -> AnchorSet:
-    """Return as many harmful as harmless anchors, at most `ANCHORS` of each, spread over the set."""
+def check_explainable(settings: Settings, anchors: AnchorSet) -> AnchorSet:
+    """Return the anchors that a run is explained by: as many harmful as harmless ones, spread over the set.
+
+    Raises:
+        CmrmError: a run that can't be explained, or anchors without groups.
+    """
+    if settings.positions != "last":
+        raise CmrmError("Only runs steered at the last position are explained; choose positions 'last' and run again.")
     groups = [anchors.only(name).texts for name in ("harmful", "harmless")]
     count = min(ANCHORS, *map(len, groups))
     chosen = [texts[k * len(texts) // count] for texts in groups for k in range(count)]
     return AnchorSet(anchors.name, tuple(chosen), ("harmful",) * count + ("harmless",) * count)
 
 
-def gaps(anchors: dict[str, np.ndarray], prompt: dict[str, np.ndarray], harmful: np.ndarray) -> tuple[Gap, ...]:
+def explain(
+    run: Comparing, anchors: AnchorSet, answers: Sequence[Sequence[int]]
+) -> Generator[Progress, None, Explanation]:
+    """Explain one comparison, with progress before each pass; `answers` are the token ids of both answers.
+
+    Anchors (of `check_explainable`) are read beside the image (blank, if there is none), and steered by the vectors of
+    this run.
+
+    Raises:
+        CmrmError: a tokenizer by which refusals can't be told, or memory that ran out.
+    """
+    refusals = refusal_openings(run.engine.tokenizer)
+    # 1. The prompt at many strengths: its states, and how likely a refusal is.
+    yield Progress("strengths")
+    alphas = tuple(sorted({*CURVE, run.alpha}))
+    at = run.prepare(len(alphas)).next_token(run.steered(*alphas))
+    # 2. Where the answers part, and what was likely there.
+    yield Progress("parting")
+    parting = _find_parting(run, *answers)
+    prompt_states = {
+        "text only": read_states(run.engine, [Prompt(run.prompt.text)])[0],
+        "image": at.states[0],
+        "steered": at.states[alphas.index(run.alpha)],
+    }
+    # 3. Where anchors lie: alone, beside the image, beside a blank one, and steered.
+    anchor_states = yield from _read_anchors(run, anchors)
+    # 4. What all that says, layer by layer.
+    harmful = np.array(anchors.groups) == "harmful"
+    return Explanation(
+        method=run.settings.method,
+        alpha=run.alpha,
+        layers=run.layers,
+        anchors=anchors.name,
+        groups=anchors.groups,
+        gaps=compute_gaps(anchor_states, prompt_states, harmful),
+        added=_added(run, at.states[0]),
+        moved=_floats(_norm(prompt_states["steered"] - at.states[0]) / _norm(at.states[0])),
+        cosines={
+            name: _floats(cosine(prompt_states[key], prompt_states["text only"]))
+            for name, key in (("unsteered", "image"), ("steered", "steered"))
+        },
+        projections=project(anchor_states["text only"], harmful, prompt_states),
+        parting=parting,
+        alphas=alphas,
+        openings=_floats(opening_probability(at.probabilities, refusals)),
+    )
+
+
+def _added(run: Comparing, states: np.ndarray) -> Floats:
+    """Return the norm of what each layer adds, relative to `states` `(layers, hidden)`."""
+    steered = np.isin(np.arange(len(states)), run.layers)
+    return _floats(steered * run.alpha * _norm(run.offsets.values) / _norm(states))
+
+
+def _find_parting(run: Comparing, unsteered: Sequence[int], steered: Sequence[int]) -> Parting:
+    """Find the first token that differs, and what was likely there."""
+    length = min(len(unsteered), len(steered))
+    place = next((k for k in range(length) if unsteered[k] != steered[k]), length)
+    same = place == len(unsteered) == len(steered)
+    common = [] if same else list(unsteered[:place])
+    start = max(0, len(common) - _BEFORE)
+    spell = _Speller(run.engine)
+    rows = [spell.tokens(ids, start, len(common) + _BEHIND, None if same else place) for ids in (unsteered, steered)]
+    likely = run.prepare(2).next_token(run.steered(0.0, run.alpha), common).probabilities
+    top = np.unique(np.argsort(-likely, axis=1, kind="stable")[:, :TOP])
+    ranked = sorted(top.tolist(), key=lambda token: -likely[:, token].max())
+    candidates = tuple(Candidate(spell.next(common, token), *map(float, likely[:, token])) for token in ranked)
+    return Parting(None if same else place, start, rows[0], rows[1], candidates)
+
+
+@dataclass(frozen=True)
+class _Speller:
+    """Spells token ids one by one, as they read in their text."""
+
+    engine: Engine
+
+    def tokens(self, ids: Sequence[int], start: int, end: int, place: int | None) -> tuple[str, ...]:
+        """Return each token's own text; an answer that was over at `place` shows its end."""
+        texts = [self._text(ids[:k]) for k in range(start, min(end, len(ids)) + 1)]
+        pieces = [after[len(before) :] for before, after in pairwise(texts)]
+        return tuple([*pieces, END] if len(ids) == place else pieces)
+
+    def next(self, common: list[int], token: int) -> str:
+        """Return the text of a token behind others."""
+        if token in self.engine.end_tokens:
+            return END
+        text = self._text([*common, token])[len(self._text(common)) :]
+        return text or str(self.engine.tokenizer.convert_ids_to_tokens(token))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        decoded: str = self.engine.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        return decoded.rstrip("\ufffd")  # half-made characters
+
+
+def _read_anchors(run: Comparing, anchors: AnchorSet) -> Generator[Progress, None, dict[str, np.ndarray]]:
+    """Return the anchors' states `(anchors, layers, hidden)` by what they were read beside: stored, or read now."""
+    assert run.settings.corruption is not None
+    blank = run.engine.blank(run.settings.corruption)
+    beside = run.prompt.image or blank
+    readings: list[tuple[str, Stage, Prompt, Steered | None]] = [
+        ("text only", "anchors: text only", Prompt(""), None),
+        ("image", "anchors: image", Prompt("", beside), None),
+        ("blank image", "anchors: blank image", Prompt("", blank), None),
+        ("steered", "anchors: steered", Prompt("", beside), run.steered(run.alpha)),
+    ]
+    found: dict[str, np.ndarray] = {}
+    for name, stage, shown, steered in readings:
+        key = _store_key(run, anchors, shown, steered)
+        states = run.store.get(key)
+        if states is None:
+            prompts = [replace(shown, text=text) for text in anchors.texts]
+            states = yield from _read(run, prompts, stage, steered)
+            run.store.keep(key, states, states.nbytes)
+        found[name] = states
+    return found
+
+
+def _read(
+    run: Comparing, prompts: list[Prompt], stage: Stage, steered: Steered | None
+) -> Generator[Progress, None, np.ndarray]:
+    yield Progress(stage, 0, len(prompts))
+    reading = run.engine.reading(prompts).states(steered)
+    return (yield from relay(reading, lambda done: Progress(stage, done, len(prompts))))
+
+
+def _store_key(run: Comparing, anchors: AnchorSet, shown: Prompt, steered: Steered | None) -> str:
+    digest = hashlib.sha256(anchors_digest(anchors.texts).encode())
+    if shown.image is not None:
+        digest.update(f"{shown.image.size}".encode() + shown.image.tobytes())
+    if steered is not None:
+        digest.update(f"{steered.alpha} {steered.layers}".encode() + run.offsets.values.tobytes())
+    return digest.hexdigest()
+
+
+def compute_gaps(anchors: dict[str, np.ndarray], prompt: dict[str, np.ndarray], harmful: np.ndarray) -> tuple[Gap, ...]:
     """Return each layer's plane from states by name: `anchors` `(n, layers, hidden)`, `prompt` `(layers, hidden)`."""
     layers = anchors["text only"].shape[1]
     return tuple(
@@ -339,7 +248,7 @@ def _gap(anchors: dict[str, np.ndarray], prompt: dict[str, np.ndarray], harmful:
     )
 
 
-def projections(texts: np.ndarray, harmful: np.ndarray, prompt: dict[str, np.ndarray]) -> dict[str, Floats]:
+def project(texts: np.ndarray, harmful: np.ndarray, prompt: dict[str, np.ndarray]) -> dict[str, Floats]:
     """Return dot products with the refusal direction, by what is projected, each along the layers.
 
     `texts` are the text-only anchors' states `(n, layers, hidden)`, `prompt` has states `(layers, hidden)`.
@@ -362,5 +271,5 @@ def _norm(rows: np.ndarray) -> np.ndarray:
     return result
 
 
-def _floats(values: np.ndarray | torch.Tensor) -> Floats:
+def _floats(values: np.ndarray) -> Floats:
     return tuple(float(value) for value in values)

@@ -36,7 +36,8 @@ def sign_flip(anchors: Sequence[Offsets], offsets: Offsets, seed: int) -> Offset
 
 
 def _as_long_as(offsets: Offsets, values: torch.Tensor) -> Offsets:
-    return Offsets(normalize(values, dim=-1) * offsets.values.norm(dim=-1, keepdim=True), offsets.fits)
+    lengths = torch.from_numpy(offsets.values).norm(dim=-1, keepdim=True)
+    return Offsets((normalize(values, dim=-1) * lengths).numpy(), fits=offsets.fits)
 
 
 @dataclass(frozen=True)

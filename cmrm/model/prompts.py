@@ -4,25 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import CmrmError
-
-MAX_CHARACTERS = 20_000
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _SENTINEL = "\u241fprompt\u241f"
-
-
-def check_prompt(prompt: str) -> None:
-    """Raise `CmrmError` for a prompt that is empty, longer than 20,000 characters or not Unicode text."""
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise CmrmError("The prompt is empty, so there is nothing to answer; type a question or a request.")
-    if len(prompt) > MAX_CHARACTERS:
-        raise CmrmError(
-            f"The prompt has {len(prompt):,} characters, but at most {MAX_CHARACTERS:,} are read; "
-            f"shorten it by {len(prompt) - MAX_CHARACTERS:,}."
-        )
-    if _SURROGATE.search(prompt):
-        raise CmrmError("The prompt holds half a character (a lone surrogate), which is no Unicode text; remove it.")
 
 
 def template_markers(processor: Any) -> tuple[str, ...]:

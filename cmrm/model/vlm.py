@@ -1,55 +1,42 @@
 """One vision-language model with its processor: loading, prompts as tokens, what it is."""
 
 import hashlib
-import inspect
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    PretrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ..errors import CmrmError, first_sentence
 from ..files import POCKET
 from ..images import corrupted_image
-from ..lru import Kept
-from ..settings import Corruption, DeviceMap, Quantization, check_choice
-from ..steering.offsets_file import LOCAL, Identity
+from ..settings import Corruption, DeviceMap, Quantization, check_choice, check_prompt
+from .identity import LOCAL, Identity
 from .layers import decoder_layers, path_of
-from .placement import checked_device_map, device_of, free_memory, total_memory
+from .network import Inputs, Network
+from .placement import checked_device_map, free_memory
 from .probe import probe
 from .processor import load_processor
-from .prompts import check_prompt, neutralise, template_markers
+from .prompts import neutralise, template_markers
 from .quantization import cast_unquantized, load_settings, quantization_of, shape_notes
 from .unusable import check_architecture, check_complete, check_files, refused
 
-Inputs = dict[str, torch.Tensor]
-
 _BLANK_SIDE, _LONGEST_SIDE = 336, 1024
-# The share of the machine's memory that kept prompt prefixes may take.
-_PREFIX_SHARE = 1 / 16
 
 
 class Vlm:
     """A loaded model, its processor and the decoder layers that steering hooks: those that run on a text alone.
 
-    All requests share it. `lock` guards a single forward pass: hooks are on the model only while
-    one holds it, so that requests may interleave pass by pass. `notes` are sentences about how it was
-    loaded that a user should see.
+    All requests share it. `notes` are sentences about how it was loaded that a user should see.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, name: str = "", revision: str = ""):
@@ -61,24 +48,16 @@ class Vlm:
             )
         name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
         check_architecture(name, model.config)
-        # transformers adds inert hooks of its own at a model's first forward; now, they count as "before".
-        maybe_install_capturing_hooks(model)
-        self.model = model.eval()
+        self.network = Network(model)
         self.processor = processor
-        self.lock = threading.Lock()
-        text_config = model.config.get_text_config(decoder=True)
+        text_config = self.network.config
         self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
-        self.prefixes: Kept[Any] = Kept(int(_PREFIX_SHARE * total_memory(self.device)))
-        self.rope_modules = [module for module in model.modules() if hasattr(module, "rope_deltas")]
-        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._experts = _experts(model)
         self._markers = template_markers(processor)
         quantization = quantization_of(model.config)
         notes = shape_notes(model, quantization)
-        found = probe(self, decoder_layers(model))
+        found = probe(self.network, self.encode("What is in the picture?", None), decoder_layers(model))
         self.layers: tuple[nn.Module, ...] = found.layers
-        # Why every request repeats the whole prompt in each row instead of sharing one prefill, "" if it shares.
-        self.plain_batch: str = found.plain_batch
+        self.network.plain_batch = found.plain_batch
         self.identity = Identity(
             model=name,
             revision=revision,
@@ -134,16 +113,21 @@ class Vlm:
             network.offload_folder = offloaded
             cast_unquantized(network, config, settings["dtype"])
             check_complete(str(model), network, info["missing_keys"])
-            name, revision = naming(source)
+            name, revision = name_model(source)
             vlm = cls(network, processor, name=name, revision=revision)
             # A template without a place for an image is known now, not at the first request.
             vlm._laid_out("Hello", vlm.corrupted("white"))
         return vlm
 
     @property
+    def model(self) -> PreTrainedModel:
+        """The model itself, of transformers."""
+        return self.network.model
+
+    @property
     def device(self) -> torch.device:
         """The device that takes the token ids."""
-        return device_of(self.model.get_input_embeddings())
+        return self.network.device
 
     @property
     def layers_path(self) -> str:
@@ -151,38 +135,9 @@ class Vlm:
         return path_of(self.model, self.layers[0]).rpartition(".")[0]
 
     @property
-    def hook_count(self) -> int:
-        """How many forward hooks are on the whole model now."""
-        return sum(len(module._forward_hooks) for module in self.model.modules())
-
-    @property
     def free_memory(self) -> int:
         """Bytes that rows may take, whose caches are spread over devices as the layers are."""
         return free_memory(self.layers)
-
-    @contextmanager
-    def enough_memory(self) -> Iterator[None]:
-        """Turn running out of memory into a `CmrmError`, and forget kept prefixes: the next request needs room."""
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            self.prefixes.clear()
-            raise CmrmError(
-                "The model ran out of memory on this request; ask for fewer alphas or tokens, or for a shorter prompt."
-            ) from error
-
-    def separate_experts(self, on: bool) -> None:
-        """Let each token of a mixture of experts be computed by itself, so that no row's rounding depends on others."""
-        if self._experts:
-            self.model.set_experts_implementation("batched_mm" if on else self._experts)
-
-    def row_bytes(self, length: int) -> int:
-        """Return about how many bytes one row of `length` tokens takes: keys, values, and its logits."""
-        config = self.model.config.get_text_config(decoder=True)
-        cached = sum(map(_cached_width, config.per_layer_config or [config] * len(self.layers)))
-        return length * cached * self.model.dtype.itemsize + 8 * config.vocab_size
 
     def encode(self, prompt: str, image: Image.Image | None) -> Inputs:
         """Lay out one user turn by the chat template and return the model's inputs at batch 1.
@@ -229,7 +184,7 @@ class Vlm:
 
     def _text_alone(self, inputs: Inputs) -> Inputs:
         ids = inputs["input_ids"]
-        kept = ids[0] != self.image_token
+        kept = ids[0] != self.network.image_token
         return {key: value[:, kept] for key, value in inputs.items() if value.shape == ids.shape}
 
     def check_length(self, prompt: int, new: int = 0) -> None:
@@ -247,12 +202,6 @@ class Vlm:
     def tokenizer(self) -> Any:
         """The processor's tokenizer."""
         return self.processor.tokenizer
-
-    @property
-    def image_token(self) -> int | None:
-        """Token id that stands for a piece of the image."""
-        config = self.model.config
-        return getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
 
     @property
     def end_tokens(self) -> frozenset[int]:
@@ -273,32 +222,12 @@ class Vlm:
         return corrupted_image(corruption, (side, side), tuple(mean), seed)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory or, by the words of torch's allocator for it, the machine's ran out."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and should_reduce_batch_size(error)
-    )
-
-
 def source_of(model: str) -> str:
     """Return what transformers calls a model: "pocket" is a folder."""
     return str(POCKET) if model == "pocket" else model
 
 
-def _experts(model: PreTrainedModel) -> dict[str, str | None]:
-    """How a mixture of experts is computed by default, empty where there is none."""
-    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    return model.get_experts_implementation() if any(m._can_set_experts_implementation() for m in models) else {}
-
-
-def _cached_width(layer: PretrainedConfig) -> int:
-    """How many numbers a layer keeps of a token: keys and values."""
-    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
-    width = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
-    return int(2 * heads * width)
-
-
-def naming(source: str) -> tuple[str, str]:
+def name_model(source: str) -> tuple[str, str]:
     """Return a loaded model's name and its revision: the commit of the hub, or what stands for it in a folder."""
     folder = Path(source)
     if not folder.is_dir():

@@ -1,48 +1,30 @@
 """Anchors in, offsets out: text-only minus corrupted-image states at the last prompt token."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import CmrmError
-from ..model.hooks import hooked
-from ..model.network import forward, image_end, read
-from ..model.vlm import Inputs, Vlm
+from ..progress import Progress, finish, relay
 from ..settings import Corruption, Estimator, check_choice
 from ..versions import versions
 from .offsets import Offsets
 from .offsets_file import Origin
-from .steer import steer
-
-Progress = Callable[[int, int], None]
-
-Measuring = Iterable[tuple[int, int] | Offsets]
-"""Passes done and in all after each forward pass, the offsets last."""
-
-MEASURING = "Measuring offsets, pass {} of {} ..."
-
-Reading = Generator[tuple[int, torch.Tensor]]
-"""After each forward pass how many prompts have been read, and the states so far, `(prompts, layers, hidden)`."""
-
-Hooks = Callable[[Sequence[int]], AbstractContextManager[None]]
-"""Makes the hooks that are on while the prompts of these indices run in one batch."""
-
-BATCH = 16
+from .vectors import Prompt, Reader, Steered, Vectors
 
 
 def extract_offsets(
-    vlm: Vlm,
+    reader: Reader,
     anchors: Sequence[str],
     *,
     estimator: Estimator = "sequential",
     corruption: Corruption = "white",
-    progress: Progress | None = None,
+    report: Callable[[Progress], None] | None = None,
 ) -> Offsets:
     """Measure the dataset-level offsets of an anchor set (arXiv 2410.09047, section on CMRM).
 
@@ -53,23 +35,18 @@ def extract_offsets(
                   mean absolute projection on it
       sequential  the mean of h_t - h_c where h_c is taken with the layers below already steered, so
                   that shifts added at all layers do not add up
-    `progress(done, total)` is told of each pass.
+    `report` is told of each pass. Of one text they are the sample-level offsets.
 
     Raises:
         CmrmError: no anchors, an empty anchor, an unknown estimator or corruption, pc1 of one anchor.
     """
-    for found in extracting(vlm, anchors, estimator=estimator, corruption=corruption):
-        if isinstance(found, Offsets):
-            return found
-        if progress:
-            progress(*found)
-    raise AssertionError("no offsets")
+    return finish(extract(reader, anchors, estimator=estimator, corruption=corruption), report)
 
 
-def extracting(
-    vlm: Vlm, anchors: Sequence[str], *, estimator: Estimator = "sequential", corruption: Corruption = "white"
-) -> Generator[tuple[int, int] | Offsets]:
-    """Do what `extract_offsets` does as a stream: (done, total) after each pass, the offsets last; close it to stop.
+def extract(
+    reader: Reader, anchors: Sequence[str], *, estimator: Estimator = "sequential", corruption: Corruption = "white"
+) -> Generator[Progress, None, Offsets]:
+    """Do what `extract_offsets` does as a stream of passes that returns the offsets; close it to stop.
 
     Raises:
         CmrmError: as `extract_offsets`, at the first step.
@@ -77,34 +54,37 @@ def extracting(
     check_choice("estimator", estimator, Estimator)
     if isinstance(anchors, str) or not anchors:
         raise CmrmError("The anchor set is empty, so there is nothing to measure; give at least one text.")
-    target = _Batches.of(vlm, anchors, [None] * len(anchors))
-    source = _Batches.of(vlm, anchors, [vlm.corrupted(corruption)] * len(anchors))
-    ahead = len(target.groups)
-    repeats = 1 if estimator != "sequential" or len(source.groups) == 1 else len(vlm.layers)
-    total = ahead + repeats * len(source.groups)
-    for done, (_, states) in enumerate(target.states(), 1):
-        texts = states
-        yield done, total
-    measured = _sequential(source, texts) if estimator == "sequential" else _gaps(source, texts)
-    for done, found in enumerate(measured, ahead + 1):
-        values = found
-        yield done, total
+    # 1. Lay out every anchor alone and beside the meaningless image.
+    alone = reader.reading([Prompt(text) for text in anchors])
+    blank = reader.blank(corruption)
+    beside = reader.reading([Prompt(text, blank) for text in anchors])
+    layers = reader.identity.layers
+    repeats = 1 if estimator != "sequential" or beside.passes == 1 else layers
+    total = alone.passes + repeats * beside.passes
+    # 2. Read the texts alone: where states are to be pulled to.
+    texts = torch.from_numpy((yield from _count(alone.states(), 0, total)))
+    # 3. Read them beside the image, and estimate what is missing.
+    done = alone.passes
     if estimator != "sequential":
-        values = ESTIMATORS[estimator](values)
-    yield Offsets(values, vlm.identity, _origin(anchors, estimator, corruption))
+        states = yield from _count(beside.states(), done, total)
+        values = _COMBINE[estimator](texts - torch.from_numpy(states))
+    elif repeats == 1:  # each layer's gap is known when the pass gets there
+        target = Vectors(texts.mean(dim=0).numpy(), "reach")
+        gaps = yield from _count(beside.states(Steered(target)), done, total)
+        values = torch.from_numpy(gaps[0])
+    else:
+        values = torch.zeros(texts.shape[1:])
+        for layer in range(layers):  # zero where nothing has been measured yet
+            states = yield from _count(beside.states(Steered(Vectors(values.numpy()))), done, total)
+            values[layer] = (texts - torch.from_numpy(states))[:, layer].mean(dim=0)
+            done += beside.passes
+    return Offsets(values.numpy(), fits=reader.identity, origin=_origin(anchors, estimator, corruption))
 
 
-def prompt_offsets(
-    vlm: Vlm, prompt: str, *, estimator: Estimator = "sequential", corruption: Corruption = "white"
-) -> Offsets:
-    """Measure the sample-level offsets: h_t - h_c of this very prompt (`extract_offsets` of one text)."""
-    return extract_offsets(vlm, [prompt], estimator=estimator, corruption=corruption)
-
-
-def many_prompt_offsets(
-    vlm: Vlm, prompts: Sequence[str], *, estimator: Estimator = "sequential", corruption: Corruption = "white"
+def extract_each(
+    reader: Reader, prompts: Sequence[str], *, estimator: Estimator = "sequential", corruption: Corruption = "white"
 ) -> list[Offsets]:
-    """Measure the sample-level offsets of many prompts in shared batches: `prompt_offsets` of each, in order.
+    """Measure the sample-level offsets of many prompts in shared batches: `extract_offsets` of each, in order.
 
     With the sequential estimator each row's own gap is closed while its pass runs.
 
@@ -112,52 +92,39 @@ def many_prompt_offsets(
         CmrmError: no prompts, one that can't be encoded, an unknown corruption, pc1 or an unknown estimator.
     """
     check_choice("estimator", estimator, Estimator)
-    blanks = [vlm.corrupted(corruption)] * len(prompts)
-    texts = last_states(vlm, prompts, [None] * len(prompts))
-    values = torch.zeros_like(texts)
+    blank = reader.blank(corruption)
+    beside = [Prompt(prompt, blank) for prompt in prompts]
+    texts = read_states(reader, [Prompt(prompt) for prompt in prompts])
     if estimator == "sequential":
-        last_states(vlm, prompts, blanks, lambda group: steer(vlm, _RunningGap(texts, values, group), 1.0))
+        values = read_states(reader, beside, Steered([Vectors(text, "reach") for text in texts]))
     else:
-        gaps = texts - last_states(vlm, prompts, blanks)
-        values = torch.stack([ESTIMATORS[estimator](gap[None]) for gap in gaps])
+        gaps = torch.from_numpy(texts - read_states(reader, beside))
+        values = torch.stack([_COMBINE[estimator](gap[None]) for gap in gaps]).numpy()
     made = _origin(prompts[:1], estimator, corruption)
     return [
-        Offsets(value, vlm.identity, replace(made, anchors_sha256=anchors_digest([prompt])))
+        Offsets(value, fits=reader.identity, origin=replace(made, anchors_sha256=anchors_digest([prompt])))
         for prompt, value in zip(prompts, values, strict=True)
     ]
 
 
-def last_states(
-    vlm: Vlm, prompts: Sequence[str], images: Sequence[Image.Image | None], hooks: Hooks | None = None
-) -> torch.Tensor:
-    """Return the layer outputs at the last prompt token, float32 `(prompts, layers, hidden)` on the CPU.
-
-    `images` has one picture, or None, a prompt; one picture for all is read once. `hooks` may steer the
-    passes: states are taken after it.
+def read_states(reader: Reader, prompts: Sequence[Prompt], steered: Steered | None = None) -> np.ndarray:
+    """Return the layer outputs at the last prompt token, float32 `(prompts, layers, hidden)`.
 
     Raises:
         CmrmError: no prompts, or one that can't be encoded.
     """
-    *_, (_, states) = reading(vlm, prompts, images, hooks)
-    return states
-
-
-def reading(
-    vlm: Vlm, prompts: Sequence[str], images: Sequence[Image.Image | None], hooks: Hooks | None = None
-) -> Reading:
-    """Do what `last_states` does as a stream, pass by pass; close it to stop.
-
-    Raises:
-        CmrmError: as `last_states`.
-    """
-    if not prompts:
-        raise CmrmError("There are no prompts, so there are no states to measure; give at least one text.")
-    return _Batches.of(vlm, prompts, images).states(hooks)
+    return finish(reader.reading(prompts).states(steered))
 
 
 def anchors_digest(anchors: Sequence[str]) -> str:
     """Return the SHA-256 that names an anchor set: its texts in order."""
     return hashlib.sha256("\0".join(anchors).encode()).hexdigest()
+
+
+def _count(reading: Generator[int, None, np.ndarray], done: int, total: int) -> Generator[Progress, None, np.ndarray]:
+    """Turn the passes of a reading into progress, `done` passes having gone before."""
+    passes = itertools.count(done + 1)
+    return relay(reading, lambda _: Progress("measuring", next(passes), total))
 
 
 def _mean(differences: torch.Tensor) -> torch.Tensor:
@@ -179,129 +146,7 @@ def _oriented_component(rows: torch.Tensor) -> torch.Tensor:
     return direction * (rows @ direction).abs().mean()
 
 
-ESTIMATORS = {"mean": _mean, "pc1": _first_component}
-
-
-def _gaps(source: "_Batches", texts: torch.Tensor, hooks: Hooks | None = None) -> Iterator[torch.Tensor]:
-    """Yield h_t - h_c `(anchors, layers, hidden)` after each pass, whole after the last."""
-    return (texts - states for _, states in source.states(hooks))
-
-
-def _sequential(source: "_Batches", texts: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield the vectors `(layers, hidden)` after each pass, filled in as the layers below are steered by theirs."""
-    vlm, values = source.vlm, torch.zeros(texts.shape[1:])
-    if len(source.groups) == 1:  # each layer's gap is known when the pass gets there
-        running = _RunningGap(texts.mean(dim=0, keepdim=True), values[None], [0])
-        yield from (values for _ in source.states(lambda _: steer(vlm, running, 1.0)))
-        return
-    below = Offsets(values, vlm.identity)  # zero where nothing has been measured yet
-    for layer in range(len(values)):
-        for gaps in _gaps(source, texts, lambda _: steer(vlm, below, 1.0)):
-            mean = gaps[:, layer].mean(dim=0)
-            yield values
-        values[layer] = mean
-
-
-@dataclass(frozen=True)
-class _RunningGap:
-    """Closes the gap to `rows` of `targets` while a pass runs, layer by layer, and keeps it in those of `values`.
-
-    Both are `(prompts, layers, hidden)`. One row stands for the mean of the batch, as many for each by itself.
-    """
-
-    targets: torch.Tensor
-    values: torch.Tensor
-    rows: Sequence[int]
-
-    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        states = state[:, -1].float().cpu()
-        if len(self.rows) == 1:
-            states = states.mean(dim=0, keepdim=True)
-        gaps = self.targets[self.rows, layer] - states
-        self.values[self.rows, layer] = gaps
-        return gaps[:, None].to(state.device)
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """Prompts with their images, in batches of one shape, so that nothing is padded.
-
-    What they begin with up to the end of the one image is read once: `shared` tokens, or none where
-    there is no image or more than one, the template puts it behind the text, or the model can't split a prompt.
-    """
-
-    vlm: Vlm
-    inputs: list[Inputs]
-    shared: int
-    groups: list[list[int]]
-
-    @classmethod
-    def of(cls, vlm: Vlm, prompts: Sequence[str], images: Sequence[Image.Image | None]) -> "_Batches":
-        inputs: list[Inputs] = []
-        for prompt, image in zip(prompts, images, strict=True):
-            one, first = vlm.encode(prompt, image), inputs[0] if inputs else {}
-            # The pixels of one image are held once, not once a prompt.
-            inputs.append({k: first[k] if k in first and torch.equal(first[k], v) else v for k, v in one.items()})
-        ids = [one["input_ids"][0].tolist() for one in inputs]
-        by_shape: dict[tuple, list[int]] = defaultdict(list)
-        for index, one in enumerate(inputs):
-            by_shape[tuple((key, value.shape) for key, value in one.items())].append(index)
-        groups = [same[k : k + BATCH] for same in by_shape.values() for k in range(0, len(same), BATCH)]
-        shared = max(image_end(vlm, one, len(tokens)) for one, tokens in zip(inputs, ids, strict=True))
-        same = (
-            not vlm.plain_batch
-            and all(image is images[0] for image in images)
-            and all(len(tokens) > shared and tokens[:shared] == ids[0][:shared] for tokens in ids)
-        )
-        return cls(vlm, inputs, shared if same else 0, groups)
-
-    def states(self, hooks: Hooks | None = None) -> Reading:
-        """Measure the layer outputs at the last position."""
-        with self.vlm.enough_memory():
-            prefix = read(self.vlm, self.inputs[0], self.shared)
-            result = torch.zeros(len(self.inputs), self.vlm.identity.layers, self.vlm.identity.hidden)
-            done = 0
-            for group in self.groups:
-                states = torch.zeros(len(group), *result.shape[1:])
-                hooked_up = recording(self.vlm, states, hooks(group) if hooks else nullcontext())
-                forward(self.vlm, self._rest(group), prefix.fan_out(len(group)), hooked_up, independent=False)
-                result[group] = states
-                done += len(group)
-                yield done, result
-
-    def _rest(self, group: list[int]) -> Inputs:
-        """What the prefix leaves to run: the last tokens, or all inputs where there is no prefix."""
-        chosen = [self.inputs[index] for index in group]
-        if self.shared:
-            return {"input_ids": torch.cat([one["input_ids"][:, self.shared :] for one in chosen])}
-        return {key: torch.cat([one[key] for one in chosen]) for key in chosen[0]}
-
-
-@contextmanager
-def recording(vlm: Vlm, states: torch.Tensor, steering: AbstractContextManager[None]) -> Iterator[None]:
-    """Write each layer's last position, as `steering` left it, into `states`, float32 `(rows, layers, hidden)`.
-
-    Raises:
-        CmrmError: a layer that did not run, or whose output is not one state a row and position.
-    """
-    left = set(range(len(vlm.layers)))
-
-    def edit(layer: int, hidden: torch.Tensor) -> None:
-        if hidden.dim() != 3 or (hidden.shape[0], hidden.shape[2]) != (states.shape[0], states.shape[2]):
-            raise CmrmError(
-                f"Decoder layer {layer} of {vlm.identity.architecture} puts out {tuple(hidden.shape)}, not a state of "
-                f"width {states.shape[2]} a row and position, so the model can't be steered; use another VLM."
-            )
-        left.discard(layer)
-        states[:, layer] = hidden[:, -1].float().cpu()
-
-    with steering, hooked(dict(enumerate(vlm.layers)), edit):
-        yield
-    if left:
-        raise CmrmError(
-            f"Decoder layers {sorted(left)} of {vlm.identity.architecture} did not run on a prompt (they may need an "
-            "image), so there is nothing to measure there; use another VLM."
-        )
+_COMBINE = {"mean": _mean, "pc1": _first_component}
 
 
 def _origin(anchors: Sequence[str], estimator: str, corruption: str) -> Origin:

@@ -1,12 +1,8 @@
-"""The offsets file: a safetensors file whose header says what the offsets fit and how they were made.
-
-Nothing here imports torch, so that a file can be looked at in no time.
-"""
+"""The file of offsets: safetensors, whose header says what they fit and how they were made, checked when it is read."""
 
 import dataclasses
-import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -17,29 +13,12 @@ from safetensors.numpy import save
 
 from ..errors import CmrmError, first_sentence
 from ..files import write_whole
+from ..model.identity import Identity
 
 FORMAT = 2
 _READ = (1, FORMAT)  # format 1 has no norms
 _HUB = "hf://"
-LOCAL = "local/"  # in front of a folder's name, in the place of a hub id
 MAX_BYTES = 256 << 20  # some twenty times what the largest models take
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What offsets must fit (architecture, hidden, layers) or should fit (the rest)."""
-
-    model: str
-    revision: str
-    architecture: str
-    hidden: int
-    layers: int
-    quantization: str
-    dtype: str
-
-    def digest(self) -> str:
-        """Return a SHA-256 of all fields, as a key for caches."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -54,95 +33,77 @@ class Origin:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class OffsetsFile:
-    """What a file holds: `values`, `(layers, hidden)` float32, checked against the header."""
+@dataclass(frozen=True)
+class Header:
+    """What a file says beside its values."""
 
-    values: np.ndarray
+    format: int
     fits: Identity
     origin: Origin
-    format: int = FORMAT
-
-    @property
-    def norms(self) -> list[float]:
-        """Euclidean length of each layer's vector, to six digits."""
-        return [float(f"{norm:.6g}") for norm in np.linalg.norm(self.values.astype(np.float64), axis=1)]
-
-    def header(self) -> dict[str, Any]:
-        """Return all but the values, as JSON has it."""
-        return {
-            "format": self.format,
-            "fits": asdict(self.fits),
-            "origin": asdict(self.origin),
-            "norms": self.norms,
-        }
-
-    def facts(self) -> dict[str, str]:
-        """Return what the header says but the norms, in words, without characters that control a terminal."""
-        entries = {"format": self.format, **asdict(self.fits), **asdict(self.origin)}
-        return {name: _printable(value) or "unknown" for name, value in entries.items()}
-
-    def write(self, path: str | Path) -> None:
-        """Write the file, beside its place and then renamed, so that no failure leaves a half-made one.
-
-        Raises:
-            CmrmError: the file can't be written there.
-        """
-        if str(path).startswith("hf:"):
-            raise CmrmError(
-                f"Offsets are only read from the hub, not written to it; save them to a file instead of {str(path)!r} "
-                "and upload that."
-            )
-        try:
-            content = save({"offsets": np.ascontiguousarray(self.values)}, {"cmrm": json.dumps(self.header())})
-            write_whole(Path(path), content)
-        except (OSError, SafetensorError) as error:
-            raise CmrmError(
-                f"The offsets could not be written to {str(path)!r} ({error}); choose another place."
-            ) from error
-
-    @classmethod
-    def read(cls, path: str | Path) -> "OffsetsFile":
-        """Read and check a file that `write` wrote; `hf://owner/name[@revision]/file` is one of the hub.
-
-        Raises:
-            CmrmError: no such file, a damaged one, or one that holds no CMRM offsets.
-        """
-        name, local = repr(str(path)), _located(path)
-        try:
-            if local.stat().st_size > MAX_BYTES:
-                raise CmrmError(f"{name} has more than {MAX_BYTES >> 20} MiB, so it is no offsets file; give another.")
-            with safe_open(local, framework="np") as file:
-                header = json.loads((file.metadata() or {})["cmrm"])
-                if header["format"] not in _READ:
-                    raise CmrmError(f"{name} has format {header['format']}, but {FORMAT} is read; extract again.")
-                made = cls(file.get_tensor("offsets"), typed(Identity, header["fits"]), typed(Origin, header["origin"]))
-                check_values(made.values.shape, str(made.values.dtype), np.isfinite(made.values).all(), made.fits)
-                if header["format"] == FORMAT and not _near(header["norms"], made.norms):
-                    raise CmrmError(f"The values in {name} are not those its header was written for; extract again.")
-                return dataclasses.replace(made, format=header["format"])
-        except CmrmError:
-            raise
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise CmrmError(
-                f"{name} is no whole CMRM offsets file (truncated, or of another kind); "
-                "run `python -m cmrm extract` to make a new one."
-            ) from error
 
 
-def check_values(shape: tuple[int, ...], dtype: str, finite: bool, fits: Identity) -> None:
+def write(path: str | Path, values: np.ndarray, header: dict[str, Any]) -> None:
+    """Write a file, beside its place and then renamed, so that no failure leaves a half-made one.
+
+    Raises:
+        CmrmError: the file can't be written there.
+    """
+    if str(path).startswith("hf:"):
+        raise CmrmError(
+            f"Offsets are only read from the hub, not written to it; save them to a file instead of {str(path)!r} "
+            "and upload that."
+        )
+    try:
+        write_whole(Path(path), save({"offsets": np.ascontiguousarray(values)}, {"cmrm": json.dumps(header)}))
+    except (OSError, SafetensorError) as error:
+        raise CmrmError(
+            f"The offsets could not be written to {str(path)!r} ({error}); choose another place."
+        ) from error
+
+
+def read(path: str | Path) -> tuple[Header, np.ndarray]:
+    """Read and check a file that `write` wrote; `hf://owner/name[@revision]/file` is one of the hub.
+
+    Raises:
+        CmrmError: no such file, a damaged one, or one that holds no CMRM offsets.
+    """
+    name, local = repr(str(path)), _find(path)
+    try:
+        if local.stat().st_size > MAX_BYTES:
+            raise CmrmError(f"{name} has more than {MAX_BYTES >> 20} MiB, so it is no offsets file; give another.")
+        with safe_open(local, framework="np") as file:
+            content = json.loads((file.metadata() or {})["cmrm"])
+            if content["format"] not in _READ:
+                raise CmrmError(f"{name} has format {content['format']}, but {FORMAT} is read; extract again.")
+            fits, origin = read_typed(Identity, content["fits"]), read_typed(Origin, content["origin"])
+            values = np.array(file.get_tensor("offsets"))
+            check_values(values, fits)
+            norms = np.linalg.norm(values.astype(np.float64), axis=1)
+            if content["format"] == FORMAT and not _near(content["norms"], norms):
+                raise CmrmError(f"The values in {name} are not those its header was written for; extract again.")
+            return Header(content["format"], fits, origin), values
+    except CmrmError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CmrmError(
+            f"{name} is no whole CMRM offsets file (truncated, or of another kind); "
+            "run `python -m cmrm extract` to make a new one."
+        ) from error
+
+
+def check_values(values: np.ndarray, fits: Identity) -> None:
     """Raise `CmrmError` unless values are finite float32 `(fits.layers, fits.hidden)`."""
     expected = (fits.layers, fits.hidden)
-    if shape != expected or dtype != "float32":
+    if values.shape != expected or values.dtype != np.float32:
         raise CmrmError(
-            f"The offsets are {shape} {dtype}, but their header says {expected} float32; the file is damaged, "
-            "compute the offsets again."
+            f"The offsets are {values.shape} {values.dtype}, but their header says {expected} float32; the file is "
+            "damaged, compute the offsets again."
         )
-    if not finite:
+    if not np.isfinite(values).all():
         raise CmrmError("The offsets hold values that are not finite; compute them again.")
 
 
-def _located(path: str | Path) -> Path:
+def _find(path: str | Path) -> Path:
     text = str(path)
     if not text.startswith(_HUB):
         if not Path(text).is_file():
@@ -161,8 +122,8 @@ def _located(path: str | Path) -> Path:
         ) from error
 
 
-def typed(kind: type, values: dict[str, Any]) -> Any:
-    """Build a dataclass from JSON values, each of its field's type, else it is a TypeError."""
+def read_typed(kind: type, values: dict[str, Any]) -> Any:
+    """Return a dataclass built from JSON values, each of its field's type, else it is a TypeError."""
     made = kind(**values)
     for entry in dataclasses.fields(kind):
         if type(getattr(made, entry.name)) is not (get_origin(entry.type) or entry.type):
@@ -170,10 +131,5 @@ def typed(kind: type, values: dict[str, Any]) -> Any:
     return made
 
 
-def _printable(value: Any) -> str:
-    text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
-def _near(norms: list[float], expected: list[float]) -> bool:
+def _near(norms: list[float], expected: np.ndarray) -> bool:
     return len(norms) == len(expected) and np.allclose(norms, expected, rtol=1e-4)

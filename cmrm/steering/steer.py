@@ -1,7 +1,6 @@
-"""Add alpha x delta to the hidden states of decoder layers: the one path of every method."""
+"""Add alpha x delta to the hidden states of decoder layers: the one path of every method in this process."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,12 +8,14 @@ import torch
 
 from ..errors import CmrmError
 from ..model.hooks import hooked
+from ..model.network import Hooks
 from ..model.vlm import Vlm
 from ..settings import Positions, Steps, check_choice, checked_alphas, checked_layers
+from .vectors import Vectors
 
 
 class Steering(Protocol):
-    """What to add, apart from how much (alpha) and where (layers, positions, steps)."""
+    """What to add, apart from how much (alpha) and where (layers, positions, steps): for methods that are code."""
 
     def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
         """Return the shift of `state`, `(rows, positions, hidden)` in the model's dtype, or what broadcasts to it.
@@ -24,33 +25,21 @@ class Steering(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class PerRow:
-    """One steering a row, so that several methods answer in one batch."""
-
-    rows: Sequence[Steering]
-
-    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        """Stack the deltas that each row's own steering returns for that row's state."""
-        shifts = [row.delta(layer, state[k : k + 1]) for k, row in enumerate(self.rows)]
-        return torch.cat([shift.expand_as(state[:1]) for shift in shifts])
-
-
 def steer(
     vlm: Vlm,
-    steering: Steering,
+    steering: Steering | Vectors | Sequence[Vectors],
     alpha: float | Sequence[float],
     *,
     layers: Iterable[int] | None = None,
     positions: Positions = "last",
     steps: Steps = "prompt",
-) -> AbstractContextManager[None]:
+) -> Hooks:
     """Steer every forward pass of `vlm.model` inside the block: h*_l = h_l + alpha delta_l(h_l).
 
-    `alpha` is one number or one per row of the batch, finite and in [0, 2]; a row of alpha 0 keeps
-    its bits. `layers` are decoder layer indices (default: all). `positions` "last" shifts the last
-    position of a pass, "all" each of them. `steps` "prompt" shifts only passes over the prompt: the
-    first pass in the block, and each later one of more than one position; "all" shifts each decode
+    `steering` is code or vectors, a sequence of them one per row. `alpha` is one number or one per row of the batch,
+    finite and in [0, 2]; a row of alpha 0 keeps its bits. `layers` are decoder layer indices (default: all).
+    `positions` "last" shifts the last position of a pass, "all" each of them. `steps` "prompt" shifts only passes over
+    the prompt: the first pass in the block, and each later one of more than one position; "all" shifts each decode
     step too. The sum is done in float32 on the layer's device and cast back. The sign is the one of
     Eqs. 3-5 of arXiv 2410.09047: towards text.
 
@@ -61,6 +50,7 @@ def steer(
     chosen = checked_layers(layers, len(vlm.layers))
     check_choice("positions", positions, Positions)
     check_choice("steps", steps, Steps)
+    shift = as_steering(steering)
     where = slice(None) if positions == "all" else slice(-1, None)
     passes = dict.fromkeys(chosen, 0)
     strengths: dict[tuple[torch.device, int], _Strength] = {}  # made once, as each decode step passes every layer
@@ -72,9 +62,79 @@ def steer(
         key = (hidden.device, len(hidden))
         if key not in strengths:
             strengths[key] = _Strength.of(alphas, hidden)
-        return strengths[key].shifted(hidden, steering, layer, where)
+        return strengths[key].shifted(hidden, shift, layer, where)
 
     return hooked({index: vlm.layers[index] for index in chosen}, edit)
+
+
+def as_steering(steering: Steering | Vectors | Sequence[Vectors]) -> Steering:
+    """Return the code that does what vectors say; code stays as it is."""
+    if isinstance(steering, Sequence):
+        return _PerRow(tuple(map(_of_vectors, steering)))
+    return _of_vectors(steering) if isinstance(steering, Vectors) else steering
+
+
+def _of_vectors(vectors: Vectors) -> Steering:
+    values = torch.from_numpy(vectors.values)
+    if vectors.mode == "reach":
+        return Reach(values[None])
+    if vectors.levels is not None:
+        return _Project(values, torch.from_numpy(vectors.levels))
+    return _Add(values)
+
+
+@dataclass(frozen=True)
+class _Add:
+    """The same vector whatever the state: `values` `(layers, hidden)`."""
+
+    values: torch.Tensor
+
+    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
+        return self.values[layer].to(state.device)
+
+
+@dataclass(frozen=True)
+class _Project:
+    """Brings the projection on `units` `(layers, hidden)` to `levels` `(layers,)`."""
+
+    units: torch.Tensor
+    levels: torch.Tensor
+
+    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
+        unit = self.units[layer].to(state.device)
+        return (self.levels[layer].to(state.device) - state.float() @ unit)[..., None] * unit
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Closes the gap to `targets` `(rows, layers, hidden)` while a pass runs, layer by layer.
+
+    One row of targets is for the mean of the batch. The gaps before are noted in `gaps`, of the same shape, if given.
+    """
+
+    targets: torch.Tensor
+    gaps: torch.Tensor | None = None
+
+    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
+        """Return what is left to the targets, float32 `(rows, 1, hidden)`, at the last position."""
+        states = state[:, -1].float().cpu()
+        if len(self.targets) == 1:
+            states = states.mean(dim=0, keepdim=True)
+        gaps = self.targets[:, layer] - states
+        if self.gaps is not None:
+            self.gaps[:, layer] = gaps
+        return gaps[:, None].to(state.device)
+
+
+@dataclass(frozen=True)
+class _PerRow:
+    """One steering a row, so that several methods answer in one batch."""
+
+    rows: Sequence[Steering]
+
+    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
+        shifts = [row.delta(layer, state[k : k + 1]) for k, row in enumerate(self.rows)]
+        return torch.cat([shift.expand_as(state[:1]) for shift in shifts])
 
 
 @dataclass(frozen=True)
