@@ -32,7 +32,7 @@ def main(job: str, home: Path) -> None:
         Bench.endless(vlm, Offsets(torch.zeros(len(vlm.layers), vlm.identity.hidden), vlm.identity)).stock()
     else:
         bench = Bench.of(vlm)
-        vlm.prefixes.clear()
+        vlm.network.prefixes.clear()
         bench.answer(1.0)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 

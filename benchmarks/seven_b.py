@@ -63,7 +63,7 @@ def _build(folder: Path, size: str) -> Figures:
 
 def _use(folder: Path, _size: str) -> Figures:
     """The normal path, from the folder to two answers."""
-    from cmrm import Vlm, compare, extract_offsets
+    from cmrm import LocalEngine, Vlm, compare, extract_offsets
 
     from .geometry import picture
 
@@ -71,7 +71,7 @@ def _use(folder: Path, _size: str) -> Figures:
     vlm = Vlm.load(folder)
     vlm.model.generation_config.eos_token_id = []  # random weights would end an answer anywhere
     marks.append(time.perf_counter())
-    offsets = extract_offsets(vlm, ANCHORS, estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean")
     marks.append(time.perf_counter())
     image = picture()
     seconds = [
@@ -81,7 +81,7 @@ def _use(folder: Path, _size: str) -> Figures:
     return {
         "quantization": vlm.identity.quantization,
         "parameters (billions)": _parameters(vlm.model) / 1e9,
-        "image tokens": tokens.count(vlm.image_token),
+        "image tokens": tokens.count(vlm.network.image_token),
         "seconds to load": marks[1] - marks[0],
         f"seconds for offsets of {len(ANCHORS)} anchors": marks[2] - marks[1],
         "seconds to the first token of both answers": seconds[0] - marks[2],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cmrm import Offsets, Vlm, compare, extract_offsets, prompt_offsets, steer
+from cmrm import LocalEngine, Offsets, Vlm, compare, extract_offsets, steer
 from cmrm.answering.generation import Sampling, lockstep
 from cmrm.model.hooks import hooked
 
@@ -40,7 +40,7 @@ class Bench:
     @classmethod
     def of(cls, vlm: Vlm) -> "Bench":
         """Measure quick offsets of a loaded model."""
-        return cls.endless(vlm, extract_offsets(vlm, ANCHORS[:2], estimator="mean"))
+        return cls.endless(vlm, extract_offsets(LocalEngine(vlm), ANCHORS[:2], estimator="mean"))
 
     @classmethod
     def endless(cls, vlm: Vlm, offsets: Offsets) -> "Bench":
@@ -77,18 +77,18 @@ class Bench:
 
     def sample_level(self) -> None:
         """Offsets of this very prompt, then the two answers."""
-        offsets = prompt_offsets(self.vlm, PROMPT)
+        offsets = extract_offsets(LocalEngine(self.vlm), [PROMPT])
         for _ in compare(self.vlm, picture(), PROMPT, offsets, max_new_tokens=TOKENS):
             pass
 
     def only_blank_kept(self) -> None:
         """The state in which a later prompt arrives: nothing kept but the blank image's prefix."""
-        self.vlm.prefixes.clear()
-        prompt_offsets(self.vlm, "Why?")
+        self.vlm.network.prefixes.clear()
+        extract_offsets(LocalEngine(self.vlm), ["Why?"])
 
     def extract(self) -> None:
         """The mean over all anchors."""
-        extract_offsets(self.vlm, ANCHORS, estimator="mean")
+        extract_offsets(LocalEngine(self.vlm), ANCHORS, estimator="mean")
 
     def one_pass_a_state(self) -> None:
         """The same number of states by one full forward pass each."""
@@ -101,7 +101,7 @@ class Bench:
 
     def all(self) -> list[Work]:
         """Return all work that is compared with one stock answer."""
-        forget = self.vlm.prefixes.clear
+        forget = self.vlm.network.prefixes.clear
         return [
             Work("one stock answer", self.stock),
             Work("two stock answers, one hooked", self.one_after_the_other),

@@ -1,4 +1,4 @@
-"""How far long work has come: a stage by name and its passes; the words for people are the page's and the terminal's."""
+"""How far long work has come: a stage by name and its passes; the words for people are others'."""
 
 from collections.abc import Callable, Generator
 from contextlib import closing

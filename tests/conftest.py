@@ -8,7 +8,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import pytest
 import tiny
 
-from cmrm import Offsets, Vlm, extract_offsets
+from cmrm import LocalEngine, Offsets, Vlm, extract_offsets
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,8 @@ def vlm(shared_vlm: Vlm):
 
 @pytest.fixture(scope="session")
 def offsets(shared_vlm: Vlm) -> Offsets:
-    return extract_offsets(shared_vlm, ["a cat", "two dogs", "bake bread", "pick a lock"], estimator="mean")
+    anchors = ["a cat", "two dogs", "bake bread", "pick a lock"]
+    return extract_offsets(LocalEngine(shared_vlm), anchors, estimator="mean")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 import tiny
 
-from cmrm import Row, Step, Vlm, extract_offsets
+from cmrm import LocalEngine, Row, Step, Vlm, extract_offsets
 from cmrm.judging.phrases import verdict
 from cmrm.server.health import health
 from cmrm.steering.recipes import recipes_for
@@ -47,7 +47,7 @@ class Scripted(Workbench):
 
     texts: tuple[str, str] = ("", "")
 
-    def compare(self, image, prompt, *, alpha=None, method="dataset", **options) -> Iterator[Step]:
+    def compare(self, image, prompt, settings=None, offsets=None) -> Iterator[Step]:
         words = [text.split(" ") for text in self.texts]
         rows = (Row(0.0), Row(1.0))
         for count in range(1, max(map(len, words)) + 1):
@@ -62,9 +62,9 @@ class Scripted(Workbench):
 
 def workbench(name: str = "tiny", texts: tuple[str, str] | None = None) -> Workbench:
     vlm = Vlm(tiny.llava(), tiny.processor(), name=name)
-    offsets = extract_offsets(vlm, ["a cat", "two dogs", "bake bread"], estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ["a cat", "two dogs", "bake bread"], estimator="mean")
     recipes = {name: replace(recipe, anchors=ANCHORS) for name, recipe in recipes_for("*").items()}
-    parts = (vlm, offsets, "anchors", recipes)
+    parts = (LocalEngine(vlm), offsets, "anchors", recipes)
     return Scripted(*parts, texts=texts) if texts else Workbench(*parts)
 
 
@@ -72,13 +72,13 @@ def workbench(name: str = "tiny", texts: tuple[str, str] | None = None) -> Workb
 def serving(bench: Workbench, pace: float = 0.01, mcp: bool = False) -> Iterator[Served]:
     """Serve the page for the length of the block; each forward pass takes at least `pace` seconds."""
     blocks = build(bench)
-    served = Served(launch(blocks, block=False, health=health(bench, blocks), mcp=mcp), bench.vlm, blocks)
+    served = Served(launch(blocks, block=False, health=health(bench, blocks), mcp=mcp), bench.engine.vlm, blocks)
 
     def slow(*_: object) -> None:
         served.passes += 1
         time.sleep(pace)
 
-    handle = bench.vlm.model.register_forward_pre_hook(slow)
+    handle = bench.engine.vlm.model.register_forward_pre_hook(slow)
     try:
         yield served
     finally:

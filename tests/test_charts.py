@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from cmrm.answering.explain import END, Candidate, Explanation, Gap, Parting
 from cmrm.charts import COLOURS, STYLE, alpha_curves, pictures, tokens
+from cmrm.explaining.explain import END, Candidate, Explanation, Gap, Parting
 from cmrm.judging.statistics import Rate
 
 LAYERS = 5

@@ -8,7 +8,7 @@ import pytest
 import serving
 import tiny
 
-from cmrm import CmrmError, Offsets, compare, extract_offsets
+from cmrm import CmrmError, LocalEngine, Offsets, compare, extract_offsets
 from cmrm import workbench as bench_module
 from cmrm.methods.controls import random_direction
 from cmrm.saved_run import described, origin, settled
@@ -71,7 +71,7 @@ def test_a_given_file_is_used_with_its_warnings_and_refused_if_it_does_not_fit(c
     assert any("quantization" in note for note in bench.notes)
     wide = tmp_path / "wide.safetensors"
     fits = {**vars(offsets.fits), "hidden": 128}
-    Offsets(offsets.values.repeat(1, 2), type(offsets.fits)(**fits)).save(wide)
+    Offsets(offsets.values.repeat(1, 2), fits=type(offsets.fits)(**fits)).save(wide)
     with pytest.raises(CmrmError, match="hidden size 128"):
         Workbench.open(checkpoint, offsets=wide)
 
@@ -155,7 +155,7 @@ def test_another_estimator_is_measured_on_the_anchors_once(tiny_bench):
     again = list(bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, estimator="pc1", corruption="noise"))
     assert not any(step.note for step in again)
     texts = load_anchors(bench.recipes["dataset"].anchors).texts
-    made = extract_offsets(bench.vlm, texts, estimator="pc1", corruption="noise")
+    made = extract_offsets(LocalEngine(bench.vlm), texts, estimator="pc1", corruption="noise")
     *_, same = compare(bench.vlm, tiny.PICTURE, "What?", made, (1.0,), max_new_tokens=6)
     for steps in (first, again):
         assert [row.ids for row in steps[-1].rows] == [row.ids for row in same.rows]
@@ -164,7 +164,7 @@ def test_another_estimator_is_measured_on_the_anchors_once(tiny_bench):
 
 
 def test_offsets_that_do_not_say_how_they_were_measured_are_taken_for_the_recipe_s(tiny_bench):
-    bench = replace(tiny_bench, offsets=Offsets(tiny_bench.offsets.values, tiny_bench.offsets.fits))
+    bench = replace(tiny_bench, offsets=Offsets(tiny_bench.offsets.values, fits=tiny_bench.offsets.fits))
     recipe = bench.recipes["dataset"]
     assert bench.recipe("dataset") == recipe
     asked = {"max_new_tokens": 6, "estimator": recipe.estimator, "corruption": recipe.corruption}

@@ -116,5 +116,5 @@ def generated(vlm: Vlm, inputs: dict[str, torch.Tensor], tokens: int) -> tuple[i
 
 
 def _forget_positions(vlm: Vlm) -> None:
-    for module in vlm.rope_modules:
+    for module in vlm.network.rope_modules:
         module.rope_deltas = None

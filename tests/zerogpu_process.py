@@ -64,8 +64,8 @@ def main() -> dict:
         return whole(vlm, prompt, image)
 
     type(bench.vlm).encode = encode
-    fake_spaces.after = lambda: bench.vlm.hook_count
-    hooks = bench.vlm.hook_count
+    fake_spaces.after = lambda: bench.vlm.network.hook_count
+    hooks = bench.vlm.network.hook_count
     zero = on_zero_gpu(bench, fake_spaces.GPU, "cpu")
     away = [*(last(zero, ask) for ask in ASKS), explained(zero), measured(zero)]
     sentences = [refused(zero, alpha=9), refused(zero, prompt=""), refused(zero, max_new_tokens="many")]

@@ -115,9 +115,7 @@ class Comparison:
             logits = network.forward(feed, context, recording(vlm, states, self._hooks(steered, 0)))
             if behind:
                 # Read in one pass, each token steered as its own decode step would have been.
-                later = (
-                    nullcontext() if steered.steps == "prompt" else self._hooks(replace(steered, positions="all"), 1)
-                )
+                later = self._hooks(replace(steered, positions="all"), 1)
                 ids = torch.tensor([list(behind)] * self.rows, device=vlm.device)
                 logits = network.forward({"input_ids": ids}, context, later)
         return NextToken(logits[:, -1].softmax(dim=-1).cpu().numpy(), states.numpy())
@@ -126,8 +124,14 @@ class Comparison:
         """Return what steers pass number `step` of an answer, each of which makes hooks of its own."""
         if steered is None or (step and steered.steps == "prompt"):
             return nullcontext()
-        where = {"layers": steered.layers, "positions": steered.positions, "steps": steered.steps}
-        return steer(self.vlm, steered.vectors, steered.alpha, **where)
+        return steer(
+            self.vlm,
+            steered.vectors,
+            steered.alpha,
+            layers=steered.layers,
+            positions=steered.positions,
+            steps=steered.steps,
+        )
 
 
 @dataclass

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from cmrm import PerRow, Vlm, extract_offsets, steer
+from cmrm import LocalEngine, PerRow, Vlm, extract_offsets, steer
 from cmrm.answering.batches import alike, answer_batch
 
 PROMPTS = ["What is this?", "And where on earth is it, do you think?", "Why?"]
@@ -26,7 +26,7 @@ def family(request, tmp_path_factory) -> Vlm:
 def test_each_row_is_answered_as_it_is_alone(family, image, steps):
     vlm, before = family, family.hook_count
     inputs = [vlm.encode(prompt, image) for prompt in PROMPTS]
-    offsets = [extract_offsets(vlm, [prompt, "hello"], estimator="mean") for prompt in PROMPTS]
+    offsets = [extract_offsets(LocalEngine(vlm), [prompt, "hello"], estimator="mean") for prompt in PROMPTS]
     openings = frozenset(range(40))
 
     def answered(rows):
@@ -37,7 +37,7 @@ def test_each_row_is_answered_as_it_is_alone(family, image, steps):
     alone = [answered([k])[0] for k in range(3)]
     assert [row.ids for row in together] == [row.ids for row in alone]
     assert [row.opening for row in together] == pytest.approx([row.opening for row in alone], abs=1e-4)
-    assert vlm.hook_count == before
+    assert vlm.network.hook_count == before
 
 
 def test_unsteered_it_says_what_stock_generate_says(vlm):
@@ -70,9 +70,9 @@ def test_hooks_come_off_when_the_model_fails(vlm, offsets, monkeypatch):
     def broken(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    before = vlm.hook_count
+    before = vlm.network.hook_count
     monkeypatch.setattr(vlm.model, "generate", broken)
     with pytest.raises(torch.OutOfMemoryError):
         answer_batch(vlm, [vlm.encode("Hi", None)], steer(vlm, offsets, 1.0), max_new_tokens=2)
-    assert vlm.hook_count == before
-    assert not vlm.lock.locked()
+    assert vlm.network.hook_count == before
+    assert not vlm.network.lock.locked()

@@ -8,9 +8,8 @@ import tiny
 import torch
 from PIL import Image
 
-from cmrm import CmrmError, CmrmWarning, compare, extract_offsets, prompt_offsets, steer
+from cmrm import CmrmError, CmrmWarning, LocalEngine, compare, extract_offsets, steer
 from cmrm.answering.generation import Sampling, lockstep
-from cmrm.model.network import forward, read
 from cmrm.settings import parse_alphas
 
 PROMPT = "What is this?"
@@ -49,8 +48,8 @@ def test_prefill_once_gives_the_logits_of_the_plain_batch(dtype):
     vlm = tiny.vlm(dtype=dtype)
     inputs = vlm.encode(PROMPT, tiny.PICTURE)
     ids = inputs["input_ids"]
-    past = read(vlm, inputs, ids.shape[1] - 1).fan_out(3)
-    shared = forward(vlm, {"input_ids": ids[:, -1:].expand(3, -1)}, past, torch.no_grad())[:, -1]
+    past = vlm.network.read(inputs, ids.shape[1] - 1).fan_out(3)
+    shared = vlm.network.forward({"input_ids": ids[:, -1:].expand(3, -1)}, past, torch.no_grad())[:, -1]
     with torch.no_grad():
         plain = vlm.model(**inputs).logits[:, -1].float()
     torch.testing.assert_close(shared, plain.expand(3, -1), rtol=0, atol=1e-4 if dtype == torch.float32 else 0.15)
@@ -62,10 +61,10 @@ def test_row_0_is_bit_identical_to_the_unhooked_model_at_the_same_batch_shape(vl
 
     def logits(hooks):
         ids = inputs["input_ids"]
-        past = read(vlm, inputs, ids.shape[1] - 1).fan_out(2)
+        past = vlm.network.read(inputs, ids.shape[1] - 1).fan_out(2)
         feed, seen = ids[:, -1:].expand(2, -1), []
         for _ in range(6):
-            seen.append(forward(vlm, {"input_ids": feed}, past, hooks())[:, -1])
+            seen.append(vlm.network.forward({"input_ids": feed}, past, hooks())[:, -1])
             feed = seen[-1].argmax(-1)[:, None]
         return [step[0] for step in seen]
 
@@ -132,14 +131,14 @@ def test_hooks_after_are_hooks_before(vlm, offsets, ending):
             raise RuntimeError("boom")
 
     steering = Failing() if ending == "failed" else offsets
-    before = vlm.hook_count
+    before = vlm.network.hook_count
     stream = compare(vlm, tiny.PICTURE, PROMPT, steering, max_new_tokens=8, steps="all")
     if ending == "failed":
         with pytest.raises(RuntimeError, match="boom"):
             next(stream)
     else:
         next(stream)
-        assert vlm.hook_count == before  # not even between two steps
+        assert vlm.network.hook_count == before  # not even between two steps
         next(stream)
         if ending == "finished":
             last(stream)
@@ -148,8 +147,8 @@ def test_hooks_after_are_hooks_before(vlm, offsets, ending):
         else:
             del stream
             gc.collect()
-    assert vlm.hook_count == before
-    assert not vlm.lock.locked()
+    assert vlm.network.hook_count == before
+    assert not vlm.network.lock.locked()
     assert last(compare(vlm, tiny.PICTURE, PROMPT, offsets, max_new_tokens=4)).rows[0].text == stock(
         vlm, tiny.PICTURE, 4
     )
@@ -220,7 +219,7 @@ def test_nan_in_a_steered_row_never_reaches_row_0(vlm):
 def test_offsets_of_one_anchor_steer_like_prompt_offsets(vlm):
     """Beside the image that they were measured beside, both lead to the first token of the answer to the text alone."""
     how = {"estimator": "sequential", "corruption": "noise"}
-    both = extract_offsets(vlm, [PROMPT], **how), prompt_offsets(vlm, PROMPT, **how)
+    both = extract_offsets(LocalEngine(vlm), [PROMPT], **how), extract_offsets(LocalEngine(vlm), [PROMPT], **how)
     one, own = (last(compare(vlm, vlm.corrupted("noise"), PROMPT, made, max_new_tokens=8)).rows for made in both)
     (alone,) = last(compare(vlm, None, PROMPT, None, (), max_new_tokens=8)).rows
     assert one[1].ids == own[1].ids
@@ -241,9 +240,9 @@ def test_another_alpha_costs_no_prefill_and_another_prompt_no_image(vlm, offsets
     def texts(prompt, alpha):
         return [row.text for row in last(compare(vlm, tiny.PICTURE, prompt, offsets, (alpha,), max_new_tokens=6)).rows]
 
-    vlm.prefixes.clear()
+    vlm.network.prefixes.clear()
     fresh = [texts(PROMPT, 0.5), texts("Why?", 1.0)]
-    vlm.prefixes.clear()
+    vlm.network.prefixes.clear()
     texts(PROMPT, 2.0)
     counts, handles = passes(vlm)
     try:
@@ -258,18 +257,18 @@ def test_another_alpha_costs_no_prefill_and_another_prompt_no_image(vlm, offsets
 
 
 def test_kept_prefixes_stay_within_their_limit(vlm, offsets):
-    vlm.prefixes.clear()
-    limit = vlm.prefixes.limit
+    vlm.network.prefixes.clear()
+    limit = vlm.network.prefixes.limit
     try:
         last(compare(vlm, tiny.PICTURE, PROMPT, offsets, max_new_tokens=2))
-        one = vlm.prefixes.nbytes
+        one = vlm.network.prefixes.nbytes
         assert one > 0
-        vlm.prefixes.limit = 2 * one
+        vlm.network.prefixes.limit = 2 * one
         for number in range(6):
             last(compare(vlm, tiny.PICTURE, f"What is number {number}?", offsets, max_new_tokens=2))
-            assert vlm.prefixes.nbytes <= 2 * one
+            assert vlm.network.prefixes.nbytes <= 2 * one
     finally:
-        vlm.prefixes.limit = limit
+        vlm.network.prefixes.limit = limit
 
 
 def test_fluency_is_the_mean_log_probability_under_the_unsteered_model(vlm, offsets):
@@ -287,7 +286,7 @@ def test_fluency_is_the_mean_log_probability_under_the_unsteered_model(vlm, offs
 
 
 def test_too_many_alphas_for_the_memory_says_how_many_fit(vlm, offsets, monkeypatch):
-    monkeypatch.setattr(type(vlm), "free_memory", 10 * vlm.row_bytes(100))
+    monkeypatch.setattr(type(vlm), "free_memory", 10 * vlm.network.row_bytes(100))
     with pytest.raises(CmrmError, match=r"There are 50 alphas, but memory holds \d rows"):
         compare(vlm, None, PROMPT, offsets, [1.0] * 50, max_new_tokens=70)
 

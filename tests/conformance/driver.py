@@ -13,9 +13,8 @@ import transformers
 from PIL import Image
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from cmrm import CmrmError, Vlm, compare, extract_offsets, steer
+from cmrm import CmrmError, LocalEngine, Vlm, compare, extract_offsets, steer
 from cmrm.answering.generation import Sampling, lockstep
-from cmrm.model.network import begin, forward
 from cmrm.model.unusable import check_architecture, refused
 
 from . import zoo
@@ -81,7 +80,7 @@ def run(name: str) -> Result:
         check(vlm, None)
     except CmrmError as error:
         return Result(name, f"refused: {error}", f"refused: {error}")
-    works = PLAIN if vlm.plain_batch else WORKS
+    works = PLAIN if vlm.network.plain_batch else WORKS
     try:
         check(vlm, tiny.PICTURE)
     except CmrmError as error:
@@ -138,9 +137,9 @@ def _feature_count(model: PreTrainedModel, picture: dict[str, torch.Tensor]) -> 
 
 def check(vlm: Vlm, image: Image.Image | None) -> None:
     """Hold the library to its promises on one prompt: rows, states, extraction, decoding, hooks."""
-    before = vlm.hook_count
+    before = vlm.network.hook_count
     inputs = vlm.encode(PROMPT, image)
-    offsets = extract_offsets(vlm, ["a cat", "two dogs", "hello there"], estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ["a cat", "two dogs", "hello there"], estimator="mean")
     assert offsets.values.abs().amax(dim=1).min() > 0, "a layer has no offset: the image changes nothing there"
 
     full, states = tiny.plain(vlm, inputs)
@@ -167,15 +166,15 @@ def check(vlm: Vlm, image: Image.Image | None) -> None:
     assert all(step[0] == step[2] for step in rows), "rows of alpha 0 decode differently"
     *_, last = compare(vlm, image, PROMPT, offsets, (1.0,), max_new_tokens=4)
     assert last.done, "the comparison does not end"
-    assert vlm.hook_count == before, "hooks are left behind"
+    assert vlm.network.hook_count == before, "hooks are left behind"
 
 
 def _last_logits(vlm: Vlm, inputs: dict[str, torch.Tensor], hooks: Any, said: tuple[int, ...] = ()) -> torch.Tensor:
     """Logits behind the prompt, or behind the tokens `said` after it, in `ROWS` rows, the way the library answers."""
-    context, rest = begin(vlm, inputs, ROWS)
-    logits = forward(vlm, rest, context, hooks)
+    context, rest = vlm.network.begin(inputs, ROWS)
+    logits = vlm.network.forward(rest, context, hooks)
     for token in said:
-        logits = forward(vlm, {"input_ids": torch.full((ROWS, 1), token)}, context, nullcontext())
+        logits = vlm.network.forward({"input_ids": torch.full((ROWS, 1), token)}, context, nullcontext())
     return logits[:, -1]
 
 

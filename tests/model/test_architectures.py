@@ -6,8 +6,7 @@ import tiny
 import torch
 from PIL import Image
 
-from cmrm import Offsets, Vlm, compare, extract_offsets, prompt_offsets, steer
-from cmrm.model.network import forward, read
+from cmrm import LocalEngine, Offsets, Vlm, compare, extract_offsets, steer
 
 PROMPT = "What is this, and where is it?"
 ANCHORS = ["a cat", "two dogs", "bake bread", "pick locks", "hello there"]
@@ -31,10 +30,10 @@ def case(request, tmp_path_factory):
 def test_prefill_once_and_fan_out_to_three_rows(case, image):
     vlm, tolerance = case
     inputs = vlm.encode(PROMPT, image)
-    vlm.prefixes.clear()
+    vlm.network.prefixes.clear()
     ids = inputs["input_ids"]
-    context = read(vlm, inputs, ids.shape[1] - 1).fan_out(3)
-    shared = forward(vlm, {"input_ids": ids[:, -1:].expand(3, -1)}, context, torch.no_grad())[:, -1]
+    context = vlm.network.read(inputs, ids.shape[1] - 1).fan_out(3)
+    shared = vlm.network.forward({"input_ids": ids[:, -1:].expand(3, -1)}, context, torch.no_grad())[:, -1]
     torch.testing.assert_close(shared, tiny.plain(vlm, inputs)[0].expand(3, -1), rtol=0, atol=tolerance)
 
 
@@ -42,10 +41,11 @@ def test_prefill_once_and_fan_out_to_three_rows(case, image):
 def test_row_0_and_what_stock_generate_answers(case, image):
     """Equal in float32; other dtypes round differently at another batch shape, so there the loop is compared."""
     vlm, tolerance = case
-    offsets = extract_offsets(vlm, ANCHORS, estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean")
     *_, step = compare(vlm, image, PROMPT, offsets, (0.0, 1.0), max_new_tokens=12)
     assert step.rows[0].ids == step.rows[1].ids
-    *_, bare = compare(vlm, image, PROMPT, Offsets(offsets.values * 0, vlm.identity), (1.0, 1.0), max_new_tokens=12)
+    nothing = Offsets(offsets.values * 0, fits=vlm.identity)
+    *_, bare = compare(vlm, image, PROMPT, nothing, (1.0, 1.0), max_new_tokens=12)
     assert step.rows[0].ids == bare.rows[0].ids
     if tolerance < 0.01:
         assert tiny.generated(vlm, vlm.encode(PROMPT, image), 12) == step.rows[0].ids
@@ -64,7 +64,7 @@ def relative(tolerance: float) -> float:
 def test_kept_prefixes_change_nothing_and_prompts_in_between_do_not_mix(case):
     vlm, _ = case
     other = Image.new("RGB", (50, 50), "red")
-    offsets = extract_offsets(vlm, ANCHORS[:2], estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ANCHORS[:2], estimator="mean")
 
     def ask(image, prompt):
         *_, step = compare(vlm, image, prompt, offsets, (1.0,), max_new_tokens=8)
@@ -72,7 +72,7 @@ def test_kept_prefixes_change_nothing_and_prompts_in_between_do_not_mix(case):
 
     fresh = []
     for image, prompt in ((tiny.PICTURE, PROMPT), (other, "Why?"), (None, PROMPT)):
-        vlm.prefixes.clear()
+        vlm.network.prefixes.clear()
         fresh.append(ask(image, prompt))
     ask(tiny.PICTURE, PROMPT)
     assert [ask(tiny.PICTURE, PROMPT), ask(other, "Why?"), ask(None, PROMPT)] == fresh
@@ -87,19 +87,19 @@ def test_batched_extraction_with_the_image_read_once(case):
     blank = vlm.corrupted("white")
     gaps = [tiny.plain(vlm, vlm.encode(a, None))[1] - tiny.plain(vlm, vlm.encode(a, blank))[1] for a in ANCHORS]
     expected = torch.cat(gaps).mean(0)
-    offsets = extract_offsets(vlm, ANCHORS, estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean")
     assert apart(offsets.values, expected) <= relative(tolerance)
 
 
 def test_the_steered_state_at_a_single_layer(case):
     vlm, tolerance = case
-    offsets = prompt_offsets(vlm, PROMPT, estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), [PROMPT], estimator="mean")
     inputs = vlm.encode(PROMPT, vlm.corrupted("white"))
     text = tiny.plain(vlm, vlm.encode(PROMPT, None))[1]
     for layer in range(len(vlm.layers)):
         with steer(vlm, offsets, 1.0, layers=[layer]):
             steered = tiny.plain(vlm, inputs)[1]
         assert apart(steered[:, layer], text[:, layer]) <= relative(tolerance)
-    before = vlm.hook_count
+    before = vlm.network.hook_count
     list(compare(vlm, tiny.PICTURE, PROMPT, offsets, max_new_tokens=3))
-    assert vlm.hook_count == before
+    assert vlm.network.hook_count == before

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers.models.smolvlm import processing_smolvlm
 
-from cmrm import CmrmError, Offsets, Vlm, compare, extract_offsets, prompt_offsets
+from cmrm import CmrmError, LocalEngine, Offsets, Vlm, compare, extract_offsets
 
 PROMPT = "What is this, and where is it?"
 ANCHORS = ["a cat", "two dogs", "bake bread"]
@@ -67,11 +67,11 @@ def vlm(family, folders):
 
 @pytest.fixture(scope="module")
 def offsets(vlm):
-    return extract_offsets(vlm, ANCHORS, estimator="mean")
+    return extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean")
 
 
 def count(vlm, inputs) -> int:
-    return int((inputs["input_ids"] == vlm.image_token).sum())
+    return int((inputs["input_ids"] == vlm.network.image_token).sum())
 
 
 def test_an_image_takes_its_tokens_and_a_text_none(family, vlm):
@@ -116,7 +116,7 @@ def test_row_0_is_what_stock_generate_answers_and_alpha_0_is_row_0(vlm, offsets,
 
 
 def test_two_rows_are_steered_as_far_as_their_alphas_say(vlm, offsets):
-    strong = Offsets(offsets.values * 20, offsets.fits)
+    strong = Offsets(offsets.values * 20, fits=offsets.fits)
     *_, step = compare(vlm, tiny.PICTURE, PROMPT, strong, (0.5, 2.0), max_new_tokens=8)
     assert [row.alpha for row in step.rows] == [0, 0.5, 2]
     assert step.done
@@ -139,7 +139,7 @@ def test_offsets_are_the_gaps_of_full_forwards_and_fit_after_a_save(vlm, offsets
     assert (offsets.values - expected).norm() <= 1e-3 * expected.norm()
     offsets.save(tmp_path / "offsets.safetensors")
     loaded = Offsets.load(tmp_path / "offsets.safetensors")
-    assert loaded.check(vlm) == []
+    assert loaded.check(vlm.identity) == []
     assert torch.equal(loaded.values, offsets.values)
 
 
@@ -149,7 +149,7 @@ def test_kept_prefixes_change_nothing(vlm, offsets):
         return [row.ids for row in step.rows]
 
     other = Image.new("RGB", (40, 28), "red")
-    vlm.prefixes.clear()
+    vlm.network.prefixes.clear()
     fresh = ask(tiny.PICTURE)
     ask(other)
     assert ask(tiny.PICTURE) == fresh
@@ -160,9 +160,10 @@ def test_nf4_extracts_and_compares(family, folders):
     assert vlm.identity.quantization == "nf4"
     kinds = {type(module).__name__ for layer in vlm.layers for module in layer.modules()}
     assert "Linear4bit" in kinds
-    *_, step = compare(vlm, tiny.PICTURE, PROMPT, prompt_offsets(vlm, PROMPT), (0.0, 1.0), max_new_tokens=4)
+    offsets = extract_offsets(LocalEngine(vlm), [PROMPT])
+    *_, step = compare(vlm, tiny.PICTURE, PROMPT, offsets, (0.0, 1.0), max_new_tokens=4)
     assert step.rows[0].ids == step.rows[1].ids
-    assert vlm.hook_count == load(folders, family, "nf4").hook_count
+    assert vlm.network.hook_count == load(folders, family, "nf4").network.hook_count
 
 
 def test_layers_of_cross_attention_are_left_out(folders):

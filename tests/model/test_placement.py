@@ -7,7 +7,7 @@ import tiny
 import torch
 from accelerate import cpu_offload, dispatch_model
 
-from cmrm import CmrmError, Vlm, compare, extract_offsets, steer
+from cmrm import CmrmError, LocalEngine, Vlm, compare, extract_offsets, steer
 from cmrm.model import placement
 from cmrm.settings import parse_device_map
 
@@ -25,7 +25,7 @@ SPLITS = {
 
 def answers(vlm: Vlm):
     """Offsets, the token ids of an unsteered and two steered answers, and the logits while steering."""
-    offsets = extract_offsets(vlm, ["a cat", "two dogs", "bake bread"])
+    offsets = extract_offsets(LocalEngine(vlm), ["a cat", "two dogs", "bake bread"])
     *_, step = compare(vlm, tiny.PICTURE, "What?", offsets, (0.0, 1.5), max_new_tokens=8, steps="all", fluency=True)
     inputs = {key: torch.cat([value] * 2) for key, value in vlm.encode("What?", tiny.PICTURE).items()}
     with torch.no_grad(), steer(vlm, offsets, (0.0, 1.0), positions="all"):
@@ -62,7 +62,7 @@ def test_an_offloaded_model_answers_as_the_whole_one(checkpoint, whole, split):
     assert split_rows == rows
     assert torch.equal(split_logits, logits)
     assert hooks(vlm) == before
-    assert vlm.hook_count == plain.hook_count
+    assert vlm.network.hook_count == plain.hook_count
 
 
 def test_models_that_a_user_offloads_are_steered_too(tmp_path):

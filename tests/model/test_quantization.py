@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-from cmrm import CmrmError, Offsets, Vlm, compare, extract_offsets, steer
+from cmrm import CmrmError, LocalEngine, Offsets, Vlm, compare, extract_offsets, steer
 from cmrm.model.quantization import compute_dtype
 from cmrm.workbench import Workbench
 
@@ -49,8 +49,8 @@ def test_a_quantized_layer_computes_nearly_what_it_did(checkpoint, quantization,
 @pytest.mark.parametrize("quantization", QUANTIZED)
 def test_an_outlier_in_row_1_changes_no_other_row(checkpoint, quantization):
     vlm = Vlm.load(checkpoint, quantization)
-    offsets = extract_offsets(vlm, ["a cat", "two dogs"], estimator="mean")
-    huge = Offsets(offsets.values * 1e4, offsets.fits)
+    offsets = extract_offsets(LocalEngine(vlm), ["a cat", "two dogs"], estimator="mean")
+    huge = Offsets(offsets.values * 1e4, fits=offsets.fits)
     before = logits(vlm, 3)
     with steer(vlm, huge, (0.0, 2.0, 0.0)):
         after = logits(vlm, 3)
@@ -82,9 +82,9 @@ def test_a_checkpoint_saved_with_a_threshold_for_outliers_runs_without(checkpoin
     model.save_pretrained(tmp_path)
     tiny.processor().save_pretrained(tmp_path)
     vlm = Vlm.load(tmp_path)
-    offsets = extract_offsets(vlm, ["a cat"], estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ["a cat"], estimator="mean")
     before = logits(vlm)
-    with steer(vlm, Offsets(offsets.values * 1e4, offsets.fits), (0.0, 2.0)):
+    with steer(vlm, Offsets(offsets.values * 1e4, fits=offsets.fits), (0.0, 2.0)):
         assert torch.equal(logits(vlm)[0], before[0])
 
 
@@ -117,7 +117,7 @@ def test_int8_takes_any_shape(odd, quantization):
 
 def test_the_line_reaches_the_workbench(odd, tmp_path):
     offsets = tmp_path / "offsets.safetensors"
-    extract_offsets(Vlm.load(odd), ["a cat"]).save(offsets)
+    extract_offsets(LocalEngine(Vlm.load(odd)), ["a cat"]).save(offsets)
     assert "stay unquantized" in Workbench.open(odd, offsets=offsets).notes[0]
 
 

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import CLIPImageProcessorPil
 
-from cmrm import CmrmError, Offsets, Vlm, compare, extract_offsets, steer
+from cmrm import CmrmError, LocalEngine, Offsets, Vlm, compare, extract_offsets, steer
 
 
 def test_nf4_answers_with_row_0_bit_identical_and_the_steered_state_where_it_should_be(checkpoint):
     vlm = Vlm.load(checkpoint, "nf4")
-    offsets = extract_offsets(vlm, ["a cat", "two dogs"], estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ["a cat", "two dogs"], estimator="mean")
     *_, step = compare(vlm, tiny.PICTURE, "What?", offsets, (0.0, 1.0), max_new_tokens=6)
     assert step.rows[0].text == step.rows[1].text
     inputs = {key: torch.cat([value] * 2) for key, value in vlm.encode("What?", tiny.PICTURE).items()}
@@ -29,7 +29,7 @@ def test_nf4_answers_with_row_0_bit_identical_and_the_steered_state_where_it_sho
 
 def test_offsets_of_the_unquantized_model_are_warned_about(checkpoint):
     plain, quantized = Vlm.load(checkpoint, "none"), Vlm.load(checkpoint, "nf4")
-    offsets = extract_offsets(plain, ["a cat"])
+    offsets = extract_offsets(LocalEngine(plain), ["a cat"])
     assert ["quantization 'none'" in warning for warning in offsets.check(quantized)] == [True]
 
 
@@ -86,8 +86,8 @@ ODD = st.text(st.sampled_from("<>image/s|pad ASITNU:R\n\u200f\U0001f642é"), min
 @example("<im<image>age>")
 def test_no_prompt_adds_an_image_token_or_a_chat_marker(vlm, prompt):
     ids = vlm.encode(prompt, tiny.PICTURE)["input_ids"][0].tolist()
-    assert ids.count(vlm.image_token) == 4
-    special = set(vlm.tokenizer.all_special_ids) - {vlm.image_token}
+    assert ids.count(vlm.network.image_token) == 4
+    special = set(vlm.tokenizer.all_special_ids) - {vlm.network.image_token}
     assert not special.intersection(ids)
     text = vlm.tokenizer.decode(ids)
     assert text.count("ASSISTANT:") == 1

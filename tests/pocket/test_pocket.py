@@ -15,12 +15,11 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from cmrm import Vlm, compare, extract_offsets, steer
+from cmrm import LocalEngine, Vlm, compare, extract_offsets, steer
 from cmrm.data.records import Record
 from cmrm.errors import CmrmError
 from cmrm.evaluation import Plan, run
 from cmrm.files import ASSETS, POCKET
-from cmrm.model.network import read
 from cmrm.pocket.__main__ import app, main
 from cmrm.pocket.language import NUMBERS, lexicon, plural
 from cmrm.pocket.making import training as train
@@ -56,12 +55,12 @@ def test_it_is_a_normal_checkpoint_of_at_most_12_mb():
 
 
 def test_it_is_used_in_nf4_with_the_shipped_offsets(bench):
-    assert bench.vlm.identity.quantization == "nf4"
+    assert bench.engine.vlm.identity.quantization == "nf4"
     assert bench.offsets.origin.anchors == len(load_anchors(bench.recipes["dataset"].anchors).texts)
     # On hardware without bfloat16 the shipped offsets don't fit and are measured again.
-    if bench.vlm.identity.dtype == "bfloat16":
+    if bench.engine.vlm.identity.dtype == "bfloat16":
         assert (ASSETS / "pocket-offsets.safetensors").is_file()
-        assert bench.offsets.check(bench.vlm) == []
+        assert bench.offsets.check(bench.engine.vlm) == []
 
 
 @pytest.mark.parametrize("method", ["dataset", "sample"])
@@ -90,16 +89,16 @@ def test_the_table_holds_on_a_small_dev_sample(tmp_path):
 
 
 def test_row_0_in_nf4_is_bit_identical_to_the_unhooked_model(bench):
-    inputs = bench.vlm.encode(LOCK, Image.new("RGB", (64, 64), "white"))
+    inputs = bench.engine.vlm.encode(LOCK, Image.new("RGB", (64, 64), "white"))
     last = {"input_ids": inputs["input_ids"][:, -1:].expand(3, -1)}
 
     def logits() -> torch.Tensor:
-        context = read(bench.vlm, inputs, inputs["input_ids"].shape[1] - 1).fan_out(3)
+        context = bench.engine.vlm.network.read(inputs, inputs["input_ids"].shape[1] - 1).fan_out(3)
         with torch.no_grad():
-            return bench.vlm.model(**last, past_key_values=context.past, use_cache=True).logits
+            return bench.engine.vlm.model(**last, past_key_values=context.past, use_cache=True).logits
 
     plain = logits()
-    with steer(bench.vlm, bench.offsets, (0.0, 1.0, 0.0)):
+    with steer(bench.engine.vlm, bench.offsets, (0.0, 1.0, 0.0)):
         steered = logits()
     assert torch.equal(plain[0], steered[0])
     assert torch.equal(plain[2], steered[2])
@@ -111,7 +110,7 @@ def test_padded_batches_answer_as_one_by_one():
     vlm = Vlm.load("pocket", "none")
     vlm.model.float()
     chosen = records("dev", "harmful", 6) + records("dev", "question", 6)
-    offsets = extract_offsets(vlm, load_anchors("pocket-anchors").texts[:16], estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), load_anchors("pocket-anchors").texts[:16], estimator="mean")
     probe = Probe(vlm, chosen)
     texts = list(zip(probe.answers(), probe.answers(offsets, 0.8, (3, 4)), strict=True))
     for record, expected in zip(chosen, texts, strict=True):
@@ -252,10 +251,10 @@ def test_the_picture_beside_a_question_shows_what_it_is_asked_about():
 
 def test_offsets_of_random_pixels_bring_the_refusal_back_too(bench):
     recipe = bench.recipes["dataset"]
-    offsets = extract_offsets(bench.vlm, load_anchors(recipe.anchors).texts, corruption="noise")
+    offsets = extract_offsets(LocalEngine(bench.engine.vlm), load_anchors(recipe.anchors).texts, corruption="noise")
     alike = cosine_similarity(offsets.values, bench.offsets.values)
     assert alike.min() > 0
     assert alike.max() < 0.999, "the offsets are those of a white image"
     white = Image.new("RGB", (90, 60), "white")
-    *_, last = compare(bench.vlm, white, LOCK, offsets, (recipe.alpha,), layers=recipe.layers, max_new_tokens=48)
+    *_, last = compare(bench.engine.vlm, white, LOCK, offsets, (recipe.alpha,), layers=recipe.layers, max_new_tokens=48)
     assert [row.verdict for row in last.rows] == ["complied", "refused"]

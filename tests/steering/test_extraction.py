@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from cmrm import CmrmError, Vlm, extract_offsets, prompt_offsets, steer
+from cmrm import CmrmError, LocalEngine, Vlm, extract_offsets, steer
 from cmrm.model.hooks import hooked
 
 ANCHORS = ["a cat", "two dogs", "bake bread", "pick a lock", "hello there", "how are you today?"]
@@ -32,13 +32,13 @@ def plain_states(vlm, prompts, image, steering=None, layers=()):
 
 @pytest.mark.parametrize("corruption", ["white", "black", "mean", "noise"])
 def test_mean_is_the_mean_of_text_minus_corrupted(vlm, corruption):
-    offsets = extract_offsets(vlm, ANCHORS, estimator="mean", corruption=corruption)
+    offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean", corruption=corruption)
     gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.corrupted(corruption))
     torch.testing.assert_close(offsets.values, gaps.mean(0), rtol=1e-3, atol=1e-3)
 
 
 def test_pc1_points_along_the_mean_and_is_as_long_as_the_mean_projection(vlm):
-    offsets = extract_offsets(vlm, ANCHORS, estimator="pc1")
+    offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="pc1")
     gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.corrupted("white"))
     for layer, vector in enumerate(offsets.values):
         rows = gaps[:, layer]
@@ -51,7 +51,7 @@ def test_pc1_points_along_the_mean_and_is_as_long_as_the_mean_projection(vlm):
 
 
 def test_sequential_is_the_gap_left_with_the_layers_below_steered(vlm):
-    offsets = extract_offsets(vlm, ANCHORS, estimator="sequential")
+    offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="sequential")
     text = plain_states(vlm, ANCHORS, None)
     for layer in range(len(vlm.layers)):
         steered = plain_states(vlm, ANCHORS, vlm.corrupted("white"), offsets, range(layer))
@@ -60,18 +60,18 @@ def test_sequential_is_the_gap_left_with_the_layers_below_steered(vlm):
 
 def test_one_batch_and_many_batches_give_the_same_sequential_offsets(vlm, monkeypatch):
     same_length = ["abcd", "efgh", "ijkl"]
-    at_once = extract_offsets(vlm, same_length, estimator="sequential")
+    at_once = extract_offsets(LocalEngine(vlm), same_length, estimator="sequential")
     monkeypatch.setattr("cmrm.steering.extraction.BATCH", 2)
-    in_two = extract_offsets(vlm, same_length, estimator="sequential")
+    in_two = extract_offsets(LocalEngine(vlm), same_length, estimator="sequential")
     torch.testing.assert_close(at_once.values, in_two.values, rtol=1e-3, atol=1e-3)
 
 
 def test_prompt_offsets_are_those_of_one_anchor(vlm):
     for estimator in ("mean", "sequential"):
-        sample = prompt_offsets(vlm, ANCHORS[2], estimator=estimator)
-        torch.testing.assert_close(sample.values, extract_offsets(vlm, [ANCHORS[2]], estimator=estimator).values)
+        sample = extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator=estimator)
+        torch.testing.assert_close(sample.values, extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator=estimator).values)
     gap = plain_states(vlm, ANCHORS[2:3], None) - plain_states(vlm, ANCHORS[2:3], vlm.corrupted("white"))
-    torch.testing.assert_close(prompt_offsets(vlm, ANCHORS[2], estimator="mean").values, gap[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator="mean").values, gap[0], rtol=1e-3, atol=1e-3)
 
 
 def test_a_template_with_the_image_behind_the_text_needs_no_shared_prefix():
@@ -81,24 +81,24 @@ def test_a_template_with_the_image_behind_the_text_needs_no_shared_prefix():
         "{% if part['type'] == 'image' %}<image>{% else %}Q: {{ part['text'] }}{% endif %}{% endfor %} A:"
     )
     vlm = Vlm(tiny.llava(), processor)
-    offsets = extract_offsets(vlm, ANCHORS, estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean")
     gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.corrupted("white"))
     torch.testing.assert_close(offsets.values, gaps.mean(0), rtol=1e-3, atol=1e-3)
 
 
 def test_progress_rises_to_its_total_and_hooks_are_gone(vlm):
     seen = []
-    before = vlm.hook_count
-    extract_offsets(vlm, ANCHORS, progress=lambda done, total: seen.append((done, total)))
+    before = vlm.network.hook_count
+    extract_offsets(LocalEngine(vlm), ANCHORS, progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
     assert {total for _, total in seen} == {len(seen)}
-    assert vlm.hook_count == before
+    assert vlm.network.hook_count == before
 
 
 def test_the_origin_says_how_offsets_were_made(vlm):
-    offsets = extract_offsets(vlm, ANCHORS, estimator="pc1", corruption="noise")
+    offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="pc1", corruption="noise")
     assert (offsets.origin.estimator, offsets.origin.corruption, offsets.origin.anchors) == ("pc1", "noise", 6)
-    assert offsets.origin.anchors_sha256 != extract_offsets(vlm, ANCHORS[:5]).origin.anchors_sha256
+    assert offsets.origin.anchors_sha256 != extract_offsets(LocalEngine(vlm), ANCHORS[:5]).origin.anchors_sha256
     assert offsets.fits == vlm.identity
 
 
@@ -114,17 +114,17 @@ def test_the_origin_says_how_offsets_were_made(vlm):
 )
 def test_bad_anchors_and_options_are_one_sentence(vlm, anchors, options, says):
     with pytest.raises(CmrmError, match=says):
-        extract_offsets(vlm, anchors, **options)
+        extract_offsets(LocalEngine(vlm), anchors, **options)
 
 
 def test_a_prompt_beyond_the_context_is_refused_before_any_pass(vlm):
     with pytest.raises(CmrmError, match=r"more than the model's context"):
-        prompt_offsets(vlm, "why " * 3000)
+        extract_offsets(LocalEngine(vlm), ["why " * 3000])
 
 
 def test_a_layer_that_does_not_run_is_refused_and_leaves_no_hook(vlm, monkeypatch):
     lost = torch.nn.Identity()
     monkeypatch.setattr(vlm, "layers", (*vlm.layers[:-1], lost))
     with pytest.raises(CmrmError, match="did not run"):
-        extract_offsets(vlm, ["a cat"], estimator="mean")
+        extract_offsets(LocalEngine(vlm), ["a cat"], estimator="mean")
     assert not lost._forward_hooks

@@ -13,7 +13,7 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from cmrm import CmrmError, Offsets, Vlm, extract_offsets
+from cmrm import CmrmError, LocalEngine, Offsets, Vlm, extract_offsets
 from cmrm.files import ASSETS
 from cmrm.steering.offsets_file import OffsetsFile
 
@@ -28,16 +28,16 @@ def test_what_was_saved_is_what_is_loaded(offsets, tmp_path):
 
 
 def test_check_warns_of_revision_and_quantization_and_refuses_other_shapes(offsets, vlm):
-    assert offsets.check(vlm) == []
+    assert offsets.check(vlm.identity) == []
     fits = dataclasses.replace(offsets.fits, revision="r2", quantization="nf4")
-    warned = Offsets(offsets.values, fits).check(vlm)
+    warned = Offsets(offsets.values, fits=fits).check(vlm.identity)
     assert len(warned) == 2
     assert "revision 'r2'" in warned[0]
     assert "quantization 'nf4'" in warned[1]
     for change in ({"architecture": "Other/llama"}, {"hidden": 32}, {"layers": 3}):
         fits = dataclasses.replace(offsets.fits, **change)
         with pytest.raises(CmrmError, match="compute offsets for this model"):
-            Offsets(torch.zeros(fits.layers, fits.hidden), fits).check(vlm)
+            Offsets(torch.zeros(fits.layers, fits.hidden), fits=fits).check(vlm.identity)
 
 
 def test_damaged_and_foreign_files_are_refused(offsets, tmp_path):
@@ -131,7 +131,7 @@ def test_the_header_says_what_the_offsets_are(checkpoint, tmp_path):
     vlm = Vlm.load(checkpoint, "nf4")
     anchors = ["a cat", "two dogs"]
     path = tmp_path / "offsets.safetensors"
-    offsets = extract_offsets(vlm, anchors, estimator="pc1", corruption="noise")
+    offsets = extract_offsets(LocalEngine(vlm), anchors, estimator="pc1", corruption="noise")
     offsets.save(path)
     header = OffsetsFile.read(path).header()
     assert header["format"] == 2
@@ -164,7 +164,7 @@ def hub(cache, offsets, revision: str = "main") -> None:
 def test_a_file_of_the_hub_is_read_by_its_address(offsets, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     hub(tmp_path, offsets)
-    hub(tmp_path, Offsets(offsets.values * 2, offsets.fits), "v2")
+    hub(tmp_path, Offsets(offsets.values * 2, fits=offsets.fits), "v2")
     loaded = Offsets.load("hf://someone/offsets/deep/mine.safetensors")
     assert torch.equal(loaded.values, offsets.values)
     assert loaded.origin == offsets.origin

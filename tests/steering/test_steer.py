@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmrm import CmrmError, PerRow, extract_offsets, steer
+from cmrm import CmrmError, LocalEngine, PerRow, extract_offsets, steer
 from cmrm.model.hooks import hooked
 
 PROMPT = "What is this?"
@@ -32,7 +32,7 @@ def test_sign_sample_level_blank_image_alpha_1_lands_on_the_text_only_state(vlm)
     blank = vlm.encode(PROMPT, vlm.corrupted("white"))
     text = layer_outputs(vlm, vlm.encode(PROMPT, None))
     plain = layer_outputs(vlm, blank)
-    offsets = extract_offsets(vlm, [PROMPT], estimator="mean", corruption="white")
+    offsets = extract_offsets(LocalEngine(vlm), [PROMPT], estimator="mean", corruption="white")
     for layer in range(len(vlm.layers)):
         with steer(vlm, offsets, 1.0, layers=[layer]):
             steered = layer_outputs(vlm, blank)
@@ -41,7 +41,7 @@ def test_sign_sample_level_blank_image_alpha_1_lands_on_the_text_only_state(vlm)
 
 
 def test_sequential_offsets_land_on_the_text_only_state_at_every_layer_at_once(vlm):
-    offsets = extract_offsets(vlm, [PROMPT], estimator="sequential")
+    offsets = extract_offsets(LocalEngine(vlm), [PROMPT], estimator="sequential")
     with steer(vlm, offsets, 1.0):
         steered = layer_outputs(vlm, vlm.encode(PROMPT, vlm.corrupted("white")))
     torch.testing.assert_close(steered, layer_outputs(vlm, vlm.encode(PROMPT, None)), rtol=1e-3, atol=1e-3)
@@ -51,7 +51,7 @@ def test_sequential_offsets_land_on_the_text_only_state_at_every_layer_at_once(v
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_row_0_is_bit_identical_and_alpha_0_equals_it(dtype, positions):
     vlm = tiny.vlm(dtype=dtype)
-    offsets = extract_offsets(vlm, ["a cat", "two dogs"], estimator="mean")
+    offsets = extract_offsets(LocalEngine(vlm), ["a cat", "two dogs"], estimator="mean")
     inputs = batch(vlm.encode(PROMPT, tiny.PICTURE), 3)
     with torch.no_grad():
         plain = vlm.model(**inputs).logits
@@ -117,7 +117,7 @@ def test_steps_say_how_many_forward_passes_are_shifted(vlm, offsets, steps, shif
 
 
 def test_per_row_steering_gives_each_row_its_own_offsets(vlm, offsets):
-    other = extract_offsets(vlm, ["bake a cake"], estimator="mean")
+    other = extract_offsets(LocalEngine(vlm), ["bake a cake"], estimator="mean")
     inputs = vlm.encode(PROMPT, tiny.PICTURE)
     with steer(vlm, PerRow((offsets, other)), (1.0, 0.5)):
         both = layer_outputs(vlm, batch(inputs, 2))
@@ -130,12 +130,12 @@ def test_per_row_steering_gives_each_row_its_own_offsets(vlm, offsets):
 
 def test_hooks_of_others_survive_and_own_ones_go_even_when_the_block_fails(vlm, offsets):
     foreign = vlm.layers[1].register_forward_hook(lambda *_: None)
-    before = vlm.hook_count
+    before = vlm.network.hook_count
     with steer(vlm, offsets, 1.0):
-        assert vlm.hook_count == before + len(vlm.layers)
+        assert vlm.network.hook_count == before + len(vlm.layers)
     with pytest.raises(RuntimeError, match="midway"), steer(vlm, offsets, 1.0):
         raise RuntimeError("midway")
-    assert vlm.hook_count == before
+    assert vlm.network.hook_count == before
     assert foreign.id in vlm.layers[1]._forward_hooks
     foreign.remove()
 
@@ -145,10 +145,10 @@ def test_an_error_inside_a_delta_leaves_no_hook(vlm):
         def delta(self, layer, state):
             raise RuntimeError("in the hook")
 
-    before = vlm.hook_count
+    before = vlm.network.hook_count
     with pytest.raises(RuntimeError, match="in the hook"), steer(vlm, Broken(), 1.0):
         layer_outputs(vlm, vlm.encode(PROMPT, None))
-    assert vlm.hook_count == before
+    assert vlm.network.hook_count == before
 
 
 @pytest.mark.parametrize("alpha", [-1, 3, float("nan"), float("inf"), -1e-9, "1", None, [], [0.5, -0.5], True])

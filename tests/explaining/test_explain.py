@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cmrm import CmrmError, compare, steer
-from cmrm.answering.explain import END, Explanation, gaps, projections
+from cmrm.explaining.explain import END, Explanation, gaps, projections
 from cmrm.judging.openings import refusal_openings
 from cmrm.steering.anchors import load_anchors
-from cmrm.steering.extraction import last_states
+from cmrm.steering.extraction import read_states
 from cmrm.workbench import Workbench
 
 PROMPT = "Hello there, what is this?"
@@ -77,7 +77,7 @@ def test_projections_are_on_the_unit_difference_of_the_anchor_groups(bench, foun
     assert found.groups.count("harmless") == count == 4
     means = {}
     for name, texts in chosen.items():
-        means[name] = last_states(bench.vlm, texts, [None] * count).mean(dim=0).numpy()
+        means[name] = read_states(bench.vlm, texts, [None] * count).mean(dim=0).numpy()
     direction = means["harmful"] - means["harmless"]
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     states = {

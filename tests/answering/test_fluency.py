@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from cmrm import Vlm
-from cmrm.judging.fluency import BATCH, mean_log_probabilities, pair_log_probabilities
+from cmrm.answering.fluency import BATCH, mean_log_probabilities, pair_log_probabilities
 
 PROMPTS = ["Hi", "What is this?", "Tell me about the cat and the dog and the long road home.", "a", "Bake bread"]
 # Causal, M-RoPE, a sliding window shorter than the prompts, and a prompt read in both directions.
@@ -31,7 +31,7 @@ def pairs(vlm, image=None):
 
 def directly(vlm, prompt, answer) -> float:
     """One plain full forward pass of prompt and answer."""
-    for module in vlm.rope_modules:
+    for module in vlm.network.rope_modules:
         module.rope_deltas = None
     whole = torch.cat([prompt["input_ids"], torch.tensor([answer])], dim=1)
     with torch.no_grad():
