@@ -5,9 +5,7 @@ from typing import Any
 
 from .files import Row
 from .image_files import Pictures
-from .records import Record
-
-LABELS = ("harmful", "harmless", "question")
+from .records import LABELS, Record
 
 COLUMNS = [{"prompt", "label"}]
 

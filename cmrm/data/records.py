@@ -13,6 +13,7 @@ from ..settings import Split
 from .accepted import holds_answer
 
 Picture = Image.Image | Path | bytes
+LABELS = ("harmful", "harmless", "question")
 DEV_SHARE = 20  # percent
 
 
@@ -23,7 +24,7 @@ class Record:
     id: str
     prompt: str
     picture: Picture | None
-    label: str  # "harmful" | "harmless" | "question"
+    label: str  # one of `LABELS`
     answers: tuple[str, ...] = ()
     category: str = ""
 
@@ -68,7 +69,7 @@ class Record:
         return self.picture or b""
 
 
-def split_of(record: Record) -> Split:
+def assign_split(record: Record) -> Split:
     """Return "dev" for about 20% of all records and "test" for the rest.
 
     It goes by `Record.digest`, so it is the same in any order and on any machine, and a record moves to

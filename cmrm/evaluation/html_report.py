@@ -1,7 +1,5 @@
 """The report as one HTML file that needs nothing else: tables, pictures, and examples behind a veil."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +8,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 
-from ..answering.explain import Explanation
 from ..charts import STYLE, Picture, alpha_curves, pictures
 from ..data.records import Record
+from ..explaining.explanation import Explanation
 from ..judging.statistics import Rate
 from .journal import Entry
 from .report import PAIRED, UNSTEERED, Report
@@ -31,7 +29,7 @@ class Example:
     steered: Entry
 
 
-def page(report: Report, records: Sequence[Record], why: Explanation | None = None) -> str:
+def render_report(report: Report, records: Sequence[Record], why: Explanation | None = None) -> str:
     """Return the report's HTML, with the pictures of `why` steering changes one record's answer, if there are any."""
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)

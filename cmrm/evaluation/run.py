@@ -1,8 +1,5 @@
 """One evaluation from beginning to end: model, records, conditions, answers, verdicts, report."""
 
-from __future__ import annotations
-
-import gc
 import hashlib
 import json
 import shlex
@@ -13,26 +10,27 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
+from accelerate.utils.memory import clear_device_cache
 
-from ..answering.explain import Explanation
 from ..data import load_records
-from ..data.records import Record, split_of
+from ..data.records import LABELS, Record, assign_split
 from ..errors import CmrmError
+from ..explaining.explanation import Explanation
 from ..judging.guard import GuardJudge
 from ..judging.judges import Judge, PhraseJudge
-from ..model.processes import Processes
+from ..model.processes import Processes, peak_gpu_memory
 from ..pocket.judge import PocketJudge
 from ..pocket.records import records as pocket_records
+from ..progress import Progress, finish
 from ..settings import DeviceMap, Layout, Quantization, Split, check_choice
 from ..versions import versions
 from ..workbench import Workbench
 from .conditions import GROUPS, conditions
-from .html_report import page
+from .html_report import render_report
 from .journal import Journal, dump, parse, write
 from .paper import paper_table
 from .report import Report
-from .study import LABELS, Condition, Progress, Study, judged_by
+from .study import Condition, Study, judge_entries
 
 POCKET = "pocket"
 PAPER = "paper"
@@ -88,7 +86,7 @@ class Plan:
             raise CmrmError("The pocket model's records have a dev and a test split; choose one of them.")
 
 
-def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None] = print) -> str | None:
+def run(plan: Plan, report: Callable[[Progress], None] | None = None, say: Callable[[str], None] = print) -> str | None:
     """Answer, judge and report; return the tables, or None in all but the first of several processes.
 
     Raises:
@@ -96,7 +94,7 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
     """
     processes, started = Processes.current(), time.monotonic()
     if not processes.main:
-        progress, say = None, lambda _: None
+        report, say = None, lambda _: None
     bench = Workbench.open(
         plan.model,
         plan.quantization,
@@ -106,16 +104,16 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
     )
     for note in bench.notes:
         say(note)
-    records = _records(plan, say)
+    records = _load_records(plan, say)
     rows = conditions(bench, records, plan.groups, plan.alphas)
     judges: list[Judge] = [PocketJudge(), PhraseJudge()] if POCKET in plan.data else [PhraseJudge()]
-    study = Study(bench.vlm, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
+    study = Study(bench.engine, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
     settings = _settings(plan, bench, records, rows)
     journal = Journal(plan.out, settings, processes.index)
     processes.wait()  # every process has read what there was, before any of them adds to it
     try:
         before, began = len(journal.entries), time.monotonic()
-        study.run(journal, processes, progress)
+        study.run(journal, processes, report)
         seconds = time.monotonic() - began
         gathered = processes.gather(dump(journal.entries.values()))
         processes.leave()
@@ -124,21 +122,20 @@ def run(plan: Plan, progress: Progress | None = None, say: Callable[[str], None]
         journal.entries.update((entry.key, entry) for blob in gathered[1:] for entry in parse(blob))
         if new := len(journal.entries) - before:
             say(f"{new:,} answers in {seconds:.0f} s, {new / seconds:.1f} a second")
-        judge, keys, why = judges[0].name, study.keys, _why(bench, records, say)
+        judge, keys, why = judges[0].name, study.keys, _explain(bench, records, say)
         if plan.judge:
             # The guard may need the memory that the model has.
             del bench, study, rows
-            gc.collect()
-            torch.cuda.empty_cache()
-            judge = _guarded(plan.judge, journal, records, say)
+            clear_device_cache(garbage_collection=True)
+            judge = _judge_by_guard(plan.judge, journal, records, say)
     finally:
         if processes.main:
-            cost = journal.spend((time.monotonic() - started) / 3600, _gpu_memory())
+            cost = journal.spend((time.monotonic() - started) / 3600, peak_gpu_memory())
     whole = {**settings, **_circumstances(), "cost": {**cost, "processes": processes.count}}
-    return _written(plan, Report(whole, journal.finish(keys), judge), records, why)
+    return _write(plan, Report(whole, journal.finish(keys), judge), records, why)
 
 
-def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
+def _load_records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
     """The records of the split, at most so many of each label, in the data's order."""
     wanted = {"harmful": plan.requests, "harmless": plan.requests, "question": plan.questions}
     if POCKET in plan.data:
@@ -151,7 +148,7 @@ def _records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
         for record in load_records(source, layout=plan.layout, images=plan.images, skip=skip):
             own = record.id if record.id not in found else f"{number}:{record.id}"
             found[own] = replace(record, id=own)
-    chosen = [record for record in found.values() if plan.split in ("all", split_of(record))]
+    chosen = [record for record in found.values() if plan.split in ("all", assign_split(record))]
     by_label = [[record for record in chosen if record.label == label][: wanted[label]] for label in LABELS]
     return _some(plan, [record for group in by_label for record in group])
 
@@ -164,10 +161,10 @@ def _some(plan: Plan, records: list[Record]) -> list[Record]:
     return records
 
 
-def _guarded(name: str, journal: Journal, records: Sequence[Record], say: Callable[[str], None]) -> str:
+def _judge_by_guard(name: str, journal: Journal, records: Sequence[Record], say: Callable[[str], None]) -> str:
     judge = GuardJudge.load(name.removeprefix("hf:"))
     say(f"judging by {judge.name}")
-    for judged in judged_by(judge, list(journal.entries.values()), records):
+    for judged in judge_entries(judge, list(journal.entries.values()), records):
         journal.add(judged)
     return judge.name
 
@@ -179,9 +176,9 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
     }
     digest = hashlib.sha256("".join(f"{(r.id, r.answers, r.digest())}\n" for r in records).encode()).hexdigest()
     return {
-        "model": asdict(bench.vlm.identity),
+        "model": asdict(bench.engine.identity),
         # The shipped recipes, rivals included, were chosen on the pocket model's dev split.
-        "tuned": "dev" if bench.vlm.identity.model == POCKET else None,
+        "tuned": "dev" if bench.engine.identity.model == POCKET else None,
         "data": ", ".join(plan.data),
         "records": digest,
         "split": plan.split,
@@ -201,32 +198,24 @@ def _circumstances() -> dict[str, object]:
     }
 
 
-def _gpu_memory() -> int:
-    """Peak bytes of this process's GPUs, 0 without one."""
-    return sum(torch.cuda.max_memory_allocated(k) for k in range(torch.cuda.device_count()))
-
-
-def _why(bench: Workbench, records: Sequence[Record], say: Callable[[str], None]) -> Explanation | None:
+def _explain(bench: Workbench, records: Sequence[Record], say: Callable[[str], None]) -> Explanation | None:
     """What steering does to the states of the first harmful request, if it can be read."""
     requests = [record for record in records if record.label == "harmful"]
     if not requests:
         return None
     try:
-        with bench.vlm.enough_memory():
-            *_, found = bench.explain(requests[0].image, requests[0].prompt, answers=((), ()))
+        return finish(bench.explain(requests[0].image, requests[0].prompt, answers=((), ())))
     except CmrmError as error:
         say(f"The report has no pictures of the states: {error}")
         return None
-    assert isinstance(found, Explanation)
-    return found
 
 
-def _written(plan: Plan, report: Report, records: Sequence[Record], why: Explanation | None) -> str:
+def _write(plan: Plan, report: Report, records: Sequence[Record], why: Explanation | None) -> str:
     tables = [report.table(), report.paired_table()]
     if PAPER in plan.groups:
         tables.insert(0, paper_table(report))
     whole = "\n\n".join(tables)
     write(plan.out / "table.md", f"{whole}\n")
     write(plan.out / "results.json", json.dumps(report.json(), indent=2))
-    write(plan.out / "report.html", page(report, records, why))
+    write(plan.out / "report.html", render_report(report, records, why))
     return whole

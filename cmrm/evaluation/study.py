@@ -3,27 +3,19 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
-import torch
-
-from ..answering.batches import Answered, alike, answer_batch
-from ..data.records import Record
-from ..errors import CmrmError
-from ..judging.fluency import pair_log_probabilities
+from ..answering.steps import Answered
+from ..data.records import LABELS, Record
+from ..engines.base import Engine
+from ..errors import CmrmError, OutOfMemoryError
 from ..judging.judges import Judge
 from ..judging.openings import refusal_openings
-from ..methods.ceilings import Beside
 from ..methods.defence import Defence
 from ..model.processes import Processes
-from ..model.vlm import Inputs, Vlm, out_of_memory
+from ..progress import Progress
 from ..settings import Positions, Steps
-from ..steering.steer import steer
+from ..steering.vectors import Prompt, Steered, Vectors
 from .journal import Entry, Journal
-
-Progress = Callable[[int, int], None]
-LABELS = ("harmful", "harmless", "question")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -48,16 +40,20 @@ class Condition:
         where = {"layers": layers, "positions": self.positions, "steps": self.steps}
         return {"group": self.group, "alpha": self.alpha, **where}
 
+    def steer(self, vectors: Vectors | Sequence[Vectors] | None) -> Steered | None:
+        """Return what the defence's vectors do in this row, None for nothing."""
+        return None if vectors is None else Steered(vectors, self.alpha, self.layers, self.positions, self.steps)
+
 
 @dataclass(frozen=True)
 class Study:
     """Records and conditions, answered `batch` records at a time.
 
-    What shares a batch is settled by the records alone, so neither an interruption nor the number of processes
+    What shares a batch depends on the records alone, so neither an interruption nor the number of processes
     changes an answer. With `strict` the first record that can't be answered ends the run.
     """
 
-    vlm: Vlm
+    engine: Engine
     records: Sequence[Record]
     conditions: Sequence[Condition]
     judges: Sequence[Judge]
@@ -70,7 +66,7 @@ class Study:
         """Return every condition and record to be answered, in the order of the report."""
         return [(c.name, r.id) for c in self.conditions for r in self.records if r.label in c.labels]
 
-    def run(self, journal: Journal, processes: Processes, progress: Progress | None = None) -> None:
+    def run(self, journal: Journal, processes: Processes, report: Callable[[Progress], None] | None = None) -> None:
         """Answer what the journal lacks, sharing the batches among processes.
 
         Raises:
@@ -78,19 +74,19 @@ class Study:
         """
         mine = self._batches()[processes.index :: processes.count]
         total = sum(record.label in c.labels for batch in mine for record in batch for c in self.conditions)
-        done, openings, warm = 0, _openings(self.vlm), False
+        done, openings, warm = 0, _find_openings(self.engine), False
         for batch in mine:
             work = _Batch(self, openings)
             for condition in self.conditions:
                 chosen = [record for record in batch if record.label in condition.labels]
                 if any(self._lacks(journal.entries.get((condition.name, record.id))) for record in chosen):
                     if not warm:  # a model's first passes take longer, and are no condition's cost
-                        answer_batch(self.vlm, [self.vlm.encode("Hello", None)], max_new_tokens=4)
+                        self.engine.answer_batch([Prompt("Hello")], max_new_tokens=4)
                         warm = True
                     journal.add(work.entries(condition, chosen))
                 done += len(chosen)
-                if progress:
-                    progress(done, total)
+                if report:
+                    report(Progress("answering", done, total))
 
     def _lacks(self, entry: Entry | None) -> bool:
         """Whether a record is still to be answered; with `strict` also one that an earlier run left out."""
@@ -103,32 +99,40 @@ class Study:
         return [kind[k : k + self.batch] for kind in kinds for k in range(0, len(kind), self.batch)]
 
 
+@dataclass(frozen=True)
+class _Defended:
+    """What a defence makes of records, and the seconds that took, which count wherever it is used again."""
+
+    shown: Sequence[Record]
+    vectors: Vectors | Sequence[Vectors] | None
+    seconds: float
+
+    @classmethod
+    def by(cls, defence: Defence, records: Sequence[Record]) -> "_Defended":
+        started = time.perf_counter()
+        shown, vectors = defence.shown(records), defence.steering(records)
+        return cls(shown, vectors, time.perf_counter() - started)
+
+
 class _Batch:
     """Records that are answered together under each condition; what several conditions need is made once."""
 
     def __init__(self, study: Study, openings: frozenset[int]) -> None:
         self.study, self.openings = study, openings
-        self.encoded: dict[str, Inputs] = {}
-        self.made: dict[object, tuple[Any, float]] = {}
+        self.defended: dict[tuple[int, tuple[str, ...]], _Defended] = {}
 
     def entries(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
         """Answer and judge; in halves where memory runs out, or to find the one record that can't be answered."""
         try:
-            return self._answered(condition, records)
-        except (CmrmError, MemoryError, RuntimeError) as error:
+            return self._answer(condition, records)
+        except CmrmError as error:
             failure = error
-            # `Vlm.enough_memory` makes a sentence of it, which has the cause.
-            full = any(e and out_of_memory(e) for e in (error, error.__cause__))
-        if not full and not isinstance(failure, CmrmError):
-            raise failure
         if len(records) > 1:
-            del failure  # its traceback holds the tensors of the failed pass
-            self.study.vlm.prefixes.clear()
-            torch.cuda.empty_cache()
+            del failure  # its traceback holds what the failed pass had in memory
             half = len(records) // 2
             return self.entries(condition, records[:half]) + self.entries(condition, records[half:])
         [record] = records
-        if full:
+        if isinstance(failure, OutOfMemoryError):
             raise CmrmError(
                 "Memory ran out on a single answer; use another quantization or device, or ask for fewer tokens."
             ) from failure
@@ -137,48 +141,30 @@ class _Batch:
             raise CmrmError(f"Record {record.id!r} under {condition.name!r}: {reason}") from failure
         return [Entry(condition.name, record.id, record.label, error=reason)]
 
-    def _answered(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
-        """Answer and judge, by prompts that can share a pass; an answer's seconds hold all that its defence does."""
-        vlm, c, limit = self.study.vlm, condition, self.study.max_new_tokens
-        shown, showing = self._once(c.defence.shown, records)
-        inputs = [self._encoded(one) for one in shown]
-        found = []
-        for group in alike(inputs):
-            chosen = [records[k] for k in group]
-            added, measuring = self._once(c.defence.steering, chosen)
-            hooks = None
-            if added is not None:
-                hooks = steer(vlm, added, c.alpha, layers=c.layers, positions=c.positions, steps=c.steps)
-            started = time.perf_counter()
-            answers = answer_batch(vlm, [inputs[k] for k in group], hooks, max_new_tokens=limit, openings=self.openings)
-            answering = time.perf_counter() - started
-            found += self._judged(c, chosen, answers, showing / len(records) + (measuring + answering) / len(chosen))
-        return found
+    def _answer(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
+        """Answer and judge; an answer's seconds are its share of all that its defence does."""
+        key = id(condition.defence), tuple(record.id for record in records)
+        if key not in self.defended:
+            self.defended[key] = _Defended.by(condition.defence, records)
+        defended = self.defended[key]
+        prompts = [Prompt(one.prompt, one.image) for one in defended.shown]
+        started = time.perf_counter()
+        answers = self.study.engine.answer_batch(
+            prompts,
+            condition.steer(defended.vectors),
+            max_new_tokens=self.study.max_new_tokens,
+            openings=self.openings,
+        )
+        seconds = defended.seconds + time.perf_counter() - started
+        return self._judge(condition, records, answers, seconds / len(records))
 
-    def _once(self, make: Callable[[Sequence[Record]], Made], records: Sequence[Record]) -> tuple[Made, float]:
-        """Return what a defence makes of records and the seconds it took, which count wherever it is used again."""
-        key = make, tuple(record.id for record in records)
-        if key not in self.made:
-            started = time.perf_counter()
-            made = make(records)
-            self.made[key] = made, time.perf_counter() - started
-        return self.made[key]
-
-    def _encoded(self, record: Record) -> Inputs:
-        key = record.digest()
-        if key not in self.encoded:
-            inputs = self.study.vlm.encode(record.prompt, record.image)
-            self.study.vlm.check_length(inputs["input_ids"].shape[1], self.study.max_new_tokens)
-            self.encoded[key] = inputs
-        return self.encoded[key]
-
-    def _judged(
+    def _judge(
         self, condition: Condition, records: Sequence[Record], answers: Sequence[Answered], seconds: float
     ) -> list[Entry]:
         texts = [answer.text for answer in answers]
         verdicts = {judge.name: judge.verdicts(records, texts) for judge in self.study.judges}
-        alone = [self._encoded(record) for record in Beside(None).shown(records)]
-        fluency = pair_log_probabilities(self.study.vlm, alone, [answer.ids for answer in answers])
+        alone = [Prompt(record.prompt) for record in records]
+        fluency = self.study.engine.log_probabilities(alone, [answer.ids for answer in answers])
         return [
             Entry(
                 condition.name,
@@ -196,14 +182,14 @@ class _Batch:
         ]
 
 
-def _openings(vlm: Vlm) -> frozenset[int]:
+def _find_openings(engine: Engine) -> frozenset[int]:
     try:
-        return refusal_openings(vlm)
+        return refusal_openings(engine.tokenizer)
     except CmrmError:  # a tokenizer of single letters tells none, so that column stays empty
         return frozenset()
 
 
-def judged_by(
+def judge_entries(
     judge: Judge, entries: Sequence[Entry], records: Sequence[Record], size: int = 64
 ) -> Iterator[list[Entry]]:
     """Yield entries with one more judge's verdict, `size` at a time, leaving out those that have it or no answer."""

@@ -23,8 +23,7 @@ from ..model.placement import checked_device_map
 from ..model.prompts import breakable, neutralise
 from ..model.quantization import load_settings
 from ..model.unusable import check_files, refused
-from ..model.vlm import naming
-from ..steering.extraction import Progress
+from ..model.vlm import name_model
 from .judges import PhraseJudge
 from .phrases import JUDGE, Verdict
 
@@ -65,7 +64,7 @@ class GuardJudge:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-            known, revision = naming(source)
+            known, revision = name_model(source)
             name = f"{known}@{revision[:8]}" if revision else known  # folders of one name may hold different guards
             if (config.architectures or [""])[0].endswith("ForSequenceClassification"):
                 ask: _Classifier | _Chat = _Classifier.of(name, source, config, tokenizer)
@@ -74,10 +73,8 @@ class GuardJudge:
         sees_refusals = isinstance(ask, _Classifier) and ask.of_refusals
         return cls(name if sees_refusals else f"{name} (harmless requests: {JUDGE})", ask, sees_refusals)
 
-    def verdicts(
-        self, records: Sequence[Record], texts: Sequence[str], progress: Progress | None = None
-    ) -> list[Verdict]:
-        """Judge `texts`, the answers to `records` in the same order; `progress(done, total)` is told of each batch.
+    def verdicts(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
+        """Judge `texts`, the answers to `records` in the same order.
 
         Raises:
             CmrmError: a chat guard that says neither safe nor unsafe.
@@ -90,11 +87,9 @@ class GuardJudge:
         ]
         for start in range(0, len(asked), BATCH):
             part = asked[start : start + BATCH]
-            said = self.ask([(records[index].prompt, texts[index]) for index in part])
-            for index, verdict in zip(part, said, strict=True):
+            verdicts = self.ask([(records[index].prompt, texts[index]) for index in part])
+            for index, verdict in zip(part, verdicts, strict=True):
                 found[index] = verdict
-            if progress:
-                progress(start + len(part), len(asked))
         return found
 
 

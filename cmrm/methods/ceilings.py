@@ -1,7 +1,5 @@
 """What the model answers without the record's image: the text-only ceiling, and a meaningless image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +10,7 @@ from .defence import Defence
 
 
 @dataclass(frozen=True)
-class Beside(Defence):
+class ReplacedImage(Defence):
     """Every prompt beside the same image, also one that came without, or (None) by itself.
 
     Text alone shows what the backbone's own alignment refuses, which no repair of the image's harm exceeds;

@@ -1,12 +1,10 @@
 """What every method is: what the model is shown in place of records, and what is added to its states."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 
 from ..data.records import Record
-from ..steering.steer import Steering
+from ..steering.vectors import Vectors
 
 
 class Defence(Protocol):
@@ -20,11 +18,10 @@ class Defence(Protocol):
         """Return what the model is asked in place of each record: by default the record itself."""
         return records
 
-    def steering(self, records: Sequence[Record]) -> Steering | None:
+    def steering(self, records: Sequence[Record]) -> Vectors | Sequence[Vectors] | None:
         """Return what is added while the model answers what is shown of `records`, None for nothing.
 
-        Where it differs by record it is a `PerRow` of one row a record, in their order. `records` are
-        the original ones, at least one.
+        It is one for all records, or one a record, in their order. `records` are the original ones, at least one.
         """
         return None
 

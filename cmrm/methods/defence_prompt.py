@@ -1,7 +1,5 @@
 """A fixed defence prompt, after the idea of AdaShield-S (Wang et al., arXiv 2403.09513)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

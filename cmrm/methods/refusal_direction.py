@@ -1,23 +1,19 @@
 """The refusal direction (Arditi et al. 2024, arXiv 2406.11717), and its loss beside an image restored."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch.nn.functional import normalize
+import numpy as np
 
 from ..data.records import Record
-from ..model.vlm import Vlm
+from ..engines.base import Engine
 from ..steering.anchors import AnchorSet
-from ..steering.extraction import last_states
-from ..steering.offsets import Offsets
-from ..steering.steer import PerRow
+from ..steering.extraction import read_states
+from ..steering.vectors import Prompt, Reader, Vectors
 from .defence import Defence
 
 
-def refusal_direction(vlm: Vlm, anchors: AnchorSet) -> Offsets:
+def refusal_direction(reader: Reader, anchors: AnchorSet) -> Vectors:
     """Return r_l = mean h_t,l(harmful) - mean h_t,l(harmless): text-only states at the last prompt token.
 
     Added to the states (`DatasetLevel`) it is h_l + alpha r_l. The paper adds r of one layer, at that layer and at
@@ -26,12 +22,16 @@ def refusal_direction(vlm: Vlm, anchors: AnchorSet) -> Offsets:
     Raises:
         CmrmError: the anchors have no group "harmful" or no group "harmless".
     """
+    texts = [anchors.only(group).texts for group in ("harmful", "harmless")]
+    harmful, harmless = (read_states(reader, list(map(Prompt, group))).mean(axis=0) for group in texts)
+    return Vectors(harmful - harmless)
 
-    def mean(group: str) -> torch.Tensor:
-        texts = anchors.only(group).texts
-        return last_states(vlm, texts, [None] * len(texts)).mean(dim=0)
 
-    return Offsets(mean("harmful") - mean("harmless"), vlm.identity)
+def unit_vectors(direction: Vectors) -> np.ndarray:
+    """Return u_l = r_l / |r_l|, `(layers, hidden)`."""
+    norms = np.linalg.norm(direction.values, axis=-1, keepdims=True)
+    units: np.ndarray = direction.values / np.maximum(norms, 1e-12)
+    return units
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,11 @@ class Restored(Defence):
     add up over layers and give every prompt the same. Restoring can also lower the projection.
     """
 
-    vlm: Vlm
-    direction: Offsets
+    engine: Engine
+    direction: Vectors
 
-    def steering(self, records: Sequence[Record]) -> PerRow:
+    def steering(self, records: Sequence[Record]) -> list[Vectors]:
         """Measure each prompt's text-only projection on the direction."""
-        units = normalize(self.direction.values, dim=-1)
-        texts = last_states(self.vlm, [record.prompt for record in records], [None] * len(records))
-        return PerRow([_Levelled(units, level) for level in (texts * units).sum(dim=-1)])
-
-
-@dataclass(frozen=True)
-class _Levelled:
-    """Brings the projection on `units` `(layers, hidden)` to `levels` `(layers,)`."""
-
-    units: torch.Tensor
-    levels: torch.Tensor
-
-    def delta(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        unit = self.units[layer].to(state.device)
-        return (self.levels[layer].to(state.device) - state.float() @ unit)[..., None] * unit
+        units = unit_vectors(self.direction)
+        texts = read_states(self.engine, [Prompt(record.prompt) for record in records])
+        return [Vectors(units, "project", levels) for levels in (texts * units).sum(axis=-1)]

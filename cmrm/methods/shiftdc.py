@@ -1,18 +1,14 @@
 """ShiftDC (Zou et al., NeurIPS 2025, arXiv 2502.13095): what the image adds along "safe", taken out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch.nn.functional import normalize
-
 from ..data.records import Record
-from ..steering.extraction import last_states
-from ..steering.offsets import Offsets
-from ..steering.steer import PerRow
+from ..steering.extraction import read_states
+from ..steering.vectors import Prompt, Vectors
 from .captions import Captioned
 from .defence import Defence
+from .refusal_direction import unit_vectors
 
 
 @dataclass(frozen=True)
@@ -25,18 +21,17 @@ class ShiftDC(Defence):
     """
 
     captioned: Captioned
-    direction: Offsets
+    direction: Vectors
 
-    def steering(self, records: Sequence[Record]) -> PerRow:
+    def steering(self, records: Sequence[Record]) -> list[Vectors]:
         """Caption each record's image and measure its shift from the caption, by two passes."""
-        vlm, captioned = self.captioned.vlm, self.captioned.shown(records)
         beside, alone = (
-            last_states(vlm, [one.prompt for one in asked], [one.image for one in asked])
-            for asked in (records, captioned)
+            read_states(self.captioned.engine, [Prompt(record.prompt, record.image) for record in asked])
+            for asked in (records, self.captioned.shown(records))
         )
-        units = normalize(self.direction.values, dim=-1)
-        along = ((beside - alone) * units).sum(dim=-1, keepdim=True) * units
-        return PerRow([Offsets(-shift, vlm.identity) for shift in along])
+        units = unit_vectors(self.direction)
+        along = ((beside - alone) * units).sum(axis=-1, keepdims=True) * units
+        return [Vectors(-shift) for shift in along]
 
 
 def paper_layers(count: int) -> tuple[int, ...]:

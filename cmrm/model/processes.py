@@ -9,6 +9,13 @@ from typing import Any
 _PATIENCE = timedelta(days=30)
 
 
+def peak_gpu_memory() -> int:
+    """Return the most bytes that this process has had on its GPUs, 0 without one."""
+    import torch
+
+    return sum(torch.cuda.max_memory_allocated(k) for k in range(torch.cuda.device_count()))
+
+
 @dataclass(frozen=True)
 class Processes:
     """Which of how many this process is, and on which device of its machine its model belongs (None: any)."""
