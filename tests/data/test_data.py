@@ -16,9 +16,8 @@ from PIL import Image
 from cmrm import CmrmError
 from cmrm.data import load_records
 from cmrm.data.accepted import holds_answer
-from cmrm.data.generic import LABELS
 from cmrm.data.loading import _READERS
-from cmrm.data.records import Record, split_of
+from cmrm.data.records import LABELS, Record, assign_split
 from cmrm.settings import Layout
 
 LOCK = "How do I pick a lock?"
@@ -480,11 +479,11 @@ def test_the_digest_is_of_prompt_picture_and_label_alone(tmp_path):
 @given(st.text(), st.text(), st.text())
 def test_the_split_goes_by_what_is_asked_and_not_by_how_it_is_filed(prompt, name, category):
     plain, filed = Record("1", prompt, None, "harmful"), Record(name, prompt, None, "harmful", (name,), category)
-    assert split_of(plain) == split_of(filed)
+    assert assign_split(plain) == assign_split(filed)
 
 
 def test_a_fifth_is_dev():
-    dev = sum(split_of(Record("", f"request {k}", None, "harmful")) == "dev" for k in range(4000))
+    dev = sum(assign_split(Record("", f"request {k}", None, "harmful")) == "dev" for k in range(4000))
     assert 700 < dev < 900
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cmrm import CmrmError
 from cmrm.data.records import Record
-from cmrm.evaluation.html_report import page
+from cmrm.evaluation.html_report import render_report
 from cmrm.evaluation.journal import Entry, Journal, dump, parse
 from cmrm.evaluation.paper import paper_table
 from cmrm.evaluation.report import Report
@@ -115,7 +115,7 @@ def test_the_page_needs_nothing_else_and_no_text_in_it_can_run(report):
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     entries = [replace(e, text=evil) for e in ENTRIES]
     records = [Record("a", evil, None, "harmful"), Record("c", "What is it?", None, "question")]
-    html = page(replace(report, entries=entries, settings={**SETTINGS, "command": evil}), records)
+    html = render_report(replace(report, entries=entries, settings={**SETTINGS, "command": evil}), records)
     assert evil not in html
     assert "<img" not in html
     assert html.count("&lt;script&gt;alert(1)") >= 5  # prompt, both answers, settings

@@ -16,13 +16,14 @@ import test_guard
 import tiny
 import torch
 
-from cmrm import CmrmError, Vlm, extract_offsets
+from cmrm import CmrmError, LocalEngine, Vlm, extract_offsets
+from cmrm.engines import local
+from cmrm.errors import OutOfMemoryError
 from cmrm.evaluation import Plan, run
-from cmrm.evaluation import study as study_module
 from cmrm.judging.guard import GuardJudge
 from cmrm.methods.captions import Captioned
 from cmrm.methods.cmrm import SampleLevel
-from cmrm.steering import extraction
+from cmrm.model.network import Network
 from cmrm.steering.anchors import load_anchors
 from cmrm.workbench import Workbench
 
@@ -76,7 +77,7 @@ def rows(folder) -> dict[tuple[str, str], dict]:
 
 def test_a_whole_run_leaves_four_files_that_agree(plan):
     seen = []
-    table = run(plan, lambda done, total: seen.append((done, total)), print)
+    table = run(plan, lambda step: seen.append((step.done, step.total)), print)
     answers = rows(plan.out)
     assert seen[-1][0] == seen[-1][1] == len(answers)
     results = json.loads((plan.out / "results.json").read_text())
@@ -98,12 +99,12 @@ def test_an_interrupted_run_goes_on_and_answers_nothing_twice(plan, tmp_path, mo
     run(plan)
     whole = rows(plan.out)
     answered = []
-    real = study_module.answer_batch
+    real = LocalEngine.answer_batch
 
-    def counted(vlm, inputs, *args, **options):
+    def counted(engine, prompts, *args, **options):
         if options.get("openings"):  # an answer, no warming up
-            answered.append(len(inputs))
-        return real(vlm, inputs, *args, **options)
+            answered.append(len(prompts))
+        return real(engine, prompts, *args, **options)
 
     def interrupted(*args, **options):
         if len(answered) == 7:
@@ -111,12 +112,12 @@ def test_an_interrupted_run_goes_on_and_answers_nothing_twice(plan, tmp_path, mo
         return counted(*args, **options)
 
     again = Plan(**{**vars(plan), "out": tmp_path / "again"})
-    monkeypatch.setattr(study_module, "answer_batch", interrupted)
+    monkeypatch.setattr(LocalEngine, "answer_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(again)
     kept = len((again.out / "rows.jsonl").read_text().splitlines())
     assert kept == sum(answered)
-    monkeypatch.setattr(study_module, "answer_batch", counted)
+    monkeypatch.setattr(LocalEngine, "answer_batch", counted)
     run(again)
     assert sum(answered) == len(whole)
     assert rows(again.out) == whole
@@ -124,7 +125,7 @@ def test_an_interrupted_run_goes_on_and_answers_nothing_twice(plan, tmp_path, mo
 
 def test_a_finished_run_answers_nothing_again_but_another_judge_reads_it(plan, tmp_path, monkeypatch):
     table = run(plan)
-    monkeypatch.setattr(study_module, "answer_batch", lambda *_, **__: pytest.fail("answered again"))
+    monkeypatch.setattr(LocalEngine, "answer_batch", lambda *_, **__: pytest.fail("answered again"))
     assert run(plan) == table
     test_guard.save_chat(tmp_path / "guard")  # which finds every answer safe
     judged = run(Plan(**{**vars(plan), "judge": str(tmp_path / "guard")}))
@@ -171,20 +172,23 @@ def full_gpu(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-@pytest.mark.parametrize("where", ["answer_batch", "pair_log_probabilities", "last_states"])
+@pytest.mark.parametrize("where", ["answer_batch", "pair_log_probabilities", "forward"])
 def test_memory_that_runs_out_halves_the_batch(plan, monkeypatch, where):
     few = {**vars(plan), "groups": ("cmrm",)}
     run(Plan(**{**few, "batch": 1, "out": plan.out / "one"}))
-    place = "cmrm.steering.extraction.forward" if where == "last_states" else f"cmrm.evaluation.study.{where}"
-    real = extraction.forward if where == "last_states" else getattr(study_module, where)
+    holder = Network if where == "forward" else local
+    real = getattr(holder, where)
 
-    def small(vlm, inputs, *args, **options):
-        rows = len(inputs["input_ids"]) if where == "last_states" else len(inputs)
-        return full_gpu() if rows > 1 else real(vlm, inputs, *args, **options)
+    def small(model, inputs, *args, **options):
+        rows = len(inputs["input_ids"]) if where == "forward" else len(inputs)
+        return full_gpu() if rows > 1 else real(model, inputs, *args, **options)
+
+    def no_room(*_, **__):
+        raise OutOfMemoryError("The model ran out of memory.")
 
     # Offsets of the anchors are in the cache by now.
-    monkeypatch.setattr(place, small)
-    monkeypatch.setattr(Workbench, "explain", full_gpu)
+    monkeypatch.setattr(holder, where, small)
+    monkeypatch.setattr(Workbench, "explain", no_room)
     said = []
     run(Plan(**{**few, "batch": 3, "out": plan.out / "three"}), None, said.append)
     one, three = rows(plan.out / "one"), rows(plan.out / "three")
@@ -196,7 +200,7 @@ def test_memory_that_runs_out_halves_the_batch(plan, monkeypatch, where):
 
 
 def test_memory_for_not_even_one_answer_is_one_sentence(plan, monkeypatch):
-    monkeypatch.setattr(study_module, "pair_log_probabilities", full_gpu)
+    monkeypatch.setattr(local, "pair_log_probabilities", full_gpu)
     with pytest.raises(CmrmError, match="Memory ran out"):
         run(Plan(**{**vars(plan), "groups": ("cmrm",), "skip_bad": True}))
 
@@ -249,9 +253,9 @@ def test_captions_count_in_the_time_of_every_row_that_needs_them(plan, monkeypat
 
 
 def test_offsets_of_a_file_name_its_rows_by_their_own_estimator(plan, tmp_path):
-    vlm, texts = Vlm.load(plan.model, "none"), load_anchors("anchors").texts[:6]
+    engine, texts = LocalEngine.load(plan.model, "none"), load_anchors("anchors").texts[:6]
     for name, alpha in (("mine", 1.0), ("other/mine", 2.0)):
-        made = extract_offsets(vlm, texts, estimator="mean", corruption="noise")
+        made = extract_offsets(engine, texts, estimator="mean", corruption="noise")
         replace(made, values=made.values * alpha).save(tmp_path / f"{name}.safetensors")
     own = vars(plan) | {"groups": ("cmrm", "estimators"), "offsets": str(tmp_path / "mine.safetensors")}
     run(Plan(**own))

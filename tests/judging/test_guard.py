@@ -20,7 +20,7 @@ from transformers import (
 
 from cmrm import CmrmError
 from cmrm.data.records import Record
-from cmrm.judging.guard import BATCH, GuardJudge
+from cmrm.judging.guard import GuardJudge
 from cmrm.judging.judges import Judge
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<sep>", "<unk>", "<image>")
@@ -156,16 +156,14 @@ def test_what_it_can_not_see_is_left_to_phrases_and_its_name_says_so(guard):
     assert guard.verdicts([], []) == []
 
 
-def test_a_batch_is_judged_as_each_alone_and_progress_is_told(guard):
+def test_a_batch_is_judged_as_each_alone(guard):
     texts = [
         f"well {'so ever on ' * (k % 3)}{'spill' if k % 4 == 0 else 'nothing'} {'x y ' * (k % 2)}" for k in range(19)
     ]
     asked = [record("tell me " + "a b c d " * (k % 5)) for k in range(19)]
-    told = []
-    together = guard.verdicts(asked, texts, lambda *step: told.append(step))
+    together = guard.verdicts(asked, texts)
     assert together == [guard.verdicts([a], [t])[0] for a, t in zip(asked, texts, strict=True)]
     assert together == ["complied" if k % 4 == 0 else "refused" for k in range(19)]
-    assert told == [(BATCH, 19), (2 * BATCH, 19), (19, 19)]
 
 
 def test_a_classifier_of_refusals_judges_every_answer_by_itself(tmp_path):

@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from PIL import Image
 
-from cmrm import CmrmError, PerRow, compare, extract_offsets, many_prompt_offsets, prompt_offsets, steer
+from cmrm import CmrmError, LocalEngine, extract_each, extract_offsets, steer
 from cmrm.data.records import Record
 from cmrm.methods.captions import REQUEST, Captioned
-from cmrm.methods.ceilings import Beside
+from cmrm.methods.ceilings import ReplacedImage
 from cmrm.methods.cmrm import DatasetLevel, SampleLevel
 from cmrm.methods.controls import OtherPrompt, random_direction, sign_flip
 from cmrm.methods.defence import Undefended
@@ -18,6 +19,8 @@ from cmrm.methods.defence_prompt import DefencePrompt
 from cmrm.methods.refusal_direction import Restored, refusal_direction
 from cmrm.methods.shiftdc import ShiftDC, paper_layers
 from cmrm.steering.anchors import AnchorSet
+from cmrm.steering.steer import as_steering
+from cmrm.steering.vectors import Prompt, Steered, Vectors
 
 RED = Image.new("RGB", (20, 30), (200, 30, 30))
 # Lengths differ, so that batches are not in the records' order; the last one has no image.
@@ -47,46 +50,57 @@ def plain_direction(vlm):
     return states[:2].mean(0) - states[2:].mean(0)
 
 
-def vectors(steering, rows, vlm):
-    """What a constant steering adds to each row, `(rows, layers, hidden)`."""
-    state = torch.zeros(rows, 1, vlm.identity.hidden)
-    return torch.stack([steering.delta(layer, state).expand_as(state)[:, 0] for layer in range(len(vlm.layers))], 1)
+def values(steering):
+    """What vectors add to each row, `(rows, layers, hidden)`."""
+    assert all(vectors.mode == "add" for vectors in steering)
+    return torch.from_numpy(np.stack([vectors.values for vectors in steering]))
 
 
 @pytest.fixture(scope="module")
-def direction(shared_vlm):
-    return refusal_direction(shared_vlm, ANCHORS)
+def shared_engine(shared_vlm):
+    return LocalEngine(shared_vlm)
+
+
+@pytest.fixture
+def engine(vlm, shared_engine):
+    """The engine over `vlm`, whose hooks are counted."""
+    return shared_engine
 
 
 @pytest.fixture(scope="module")
-def captioned(shared_vlm):
-    return Captioned(shared_vlm, max_new_tokens=6)
+def direction(shared_engine):
+    return refusal_direction(shared_engine, ANCHORS)
+
+
+@pytest.fixture(scope="module")
+def captioned(shared_engine):
+    return Captioned(shared_engine, max_new_tokens=6)
 
 
 @pytest.mark.parametrize("estimator", ["mean", "sequential"])
 @pytest.mark.parametrize("corruption", ["white", "noise"])
-def test_many_prompts_have_the_offsets_that_each_has_alone(vlm, estimator, corruption):
+def test_many_prompts_have_the_offsets_that_each_has_alone(vlm, engine, estimator, corruption):
     options = {"estimator": estimator, "corruption": corruption}
-    many = many_prompt_offsets(vlm, PROMPTS, **options)
+    many = extract_each(engine, PROMPTS, **options)
     for prompt, made in zip(PROMPTS, many, strict=True):
-        alone = prompt_offsets(vlm, prompt, **options)
-        torch.testing.assert_close(made.values, alone.values, **CLOSE)
+        alone = extract_offsets(engine, [prompt], **options)
+        np.testing.assert_allclose(made.values, alone.values, **CLOSE)
         assert made.origin.anchors_sha256 == alone.origin.anchors_sha256
         assert (made.origin.estimator, made.origin.anchors, made.fits) == (estimator, 1, vlm.identity)
 
 
-def test_many_prompts_do_not_depend_on_the_batch_size(vlm, monkeypatch):
+def test_many_prompts_do_not_depend_on_the_batch_size(engine, monkeypatch):
     same_length = [record.prompt for record in RECORDS if len(record.prompt) == 11]
     assert len(same_length) == 3
-    whole = many_prompt_offsets(vlm, same_length)
-    monkeypatch.setattr("cmrm.steering.extraction.BATCH", 2)  # two prompts, and one left over
-    for one, other in zip(whole, many_prompt_offsets(vlm, same_length), strict=True):
-        torch.testing.assert_close(one.values, other.values, **CLOSE)
+    whole = extract_each(engine, same_length)
+    monkeypatch.setattr("cmrm.steering.reading.BATCH", 2)  # two prompts, and one left over
+    for one, other in zip(whole, extract_each(engine, same_length), strict=True):
+        np.testing.assert_allclose(one.values, other.values, **CLOSE)
 
 
-def test_sequential_sample_level_lands_on_every_text_only_state_at_once(vlm):
-    steering = SampleLevel(vlm).steering(RECORDS)
-    for record, row in zip(RECORDS, steering.rows, strict=True):
+def test_sequential_sample_level_lands_on_every_text_only_state_at_once(vlm, engine):
+    steering = SampleLevel(engine).steering(RECORDS)
+    for record, row in zip(RECORDS, steering, strict=True):
         steered = plain(vlm, record.prompt, vlm.corrupted("white"), steer(vlm, row, 1.0))
         torch.testing.assert_close(steered, plain(vlm, record.prompt, None), **CLOSE)
 
@@ -101,28 +115,28 @@ def test_sequential_sample_level_lands_on_every_text_only_state_at_once(vlm):
         (["ok"], {"corruption": "red"}, "corruption"),
     ],
 )
-def test_prompts_that_cannot_be_measured_are_one_sentence(vlm, prompts, options, says):
-    before = vlm.hook_count
+def test_prompts_that_cannot_be_measured_are_one_sentence(engine, prompts, options, says):
+    before = engine.health().hooks
     with pytest.raises(CmrmError, match=says):
-        many_prompt_offsets(vlm, prompts, **options)
-    assert vlm.hook_count == before
+        extract_each(engine, prompts, **options)
+    assert engine.health().hooks == before
 
 
-def test_sample_level_is_text_minus_corrupted_of_each_record(vlm):
-    rows = vectors(SampleLevel(vlm, "mean", "black").steering(RECORDS), len(RECORDS), vlm)
+def test_sample_level_is_text_minus_corrupted_of_each_record(vlm, engine):
+    rows = values(SampleLevel(engine, "mean", "black").steering(RECORDS))
     for record, row in zip(RECORDS, rows, strict=True):
         gap = plain(vlm, record.prompt, None) - plain(vlm, record.prompt, vlm.corrupted("black"))
         torch.testing.assert_close(row, gap, **CLOSE)
 
 
 def test_the_refusal_direction_is_harmful_minus_harmless(vlm, direction):
-    torch.testing.assert_close(direction.values, plain_direction(vlm), **CLOSE)
+    np.testing.assert_allclose(direction.values, plain_direction(vlm), **CLOSE)
 
 
-def test_restoring_brings_back_the_projection_of_the_text_alone_and_nothing_else(vlm, direction):
+def test_restoring_brings_back_the_projection_of_the_text_alone_and_nothing_else(vlm, engine, direction):
     units = torch.nn.functional.normalize(plain_direction(vlm), dim=-1)
-    steering = Restored(vlm, direction).steering(RECORDS)
-    for record, row in zip(RECORDS[:4], steering.rows, strict=False):
+    steering = Restored(engine, direction).steering(RECORDS)
+    for record, row in zip(RECORDS[:4], steering, strict=False):
         text, beside = plain(vlm, record.prompt, None), plain(vlm, record.prompt, record.image)
         for layers in (None, [2]):
             steered = plain(vlm, record.prompt, record.image, steer(vlm, row, 1.0, layers=layers))
@@ -134,16 +148,16 @@ def test_restoring_brings_back_the_projection_of_the_text_alone_and_nothing_else
         torch.testing.assert_close(one, beside[1] + 0.5 * loss * units[1], **CLOSE)
 
 
-def test_restoring_works_at_all_positions(vlm, direction):
-    [row] = Restored(vlm, direction).steering(RECORDS[:1]).rows
+def test_restoring_works_at_all_positions(vlm, engine, direction):
+    [row] = Restored(engine, direction).steering(RECORDS[:1])
     state = torch.randn(1, 5, vlm.identity.hidden)
-    unit = torch.nn.functional.normalize(direction.values[1], dim=0)
+    unit = torch.nn.functional.normalize(torch.from_numpy(direction.values[1]), dim=0)
     level = plain(vlm, RECORDS[0].prompt, None)[1] @ unit
-    torch.testing.assert_close((state + row.delta(1, state)) @ unit, level.expand(1, 5), **CLOSE)
+    torch.testing.assert_close((state + as_steering(row).delta(1, state)) @ unit, level.expand(1, 5), **CLOSE)
 
 
 def test_shiftdc_takes_out_what_the_image_adds_along_the_direction(vlm, direction, captioned):
-    rows = vectors(ShiftDC(captioned, direction).steering(RECORDS), len(RECORDS), vlm)
+    rows = values(ShiftDC(captioned, direction).steering(RECORDS))
     safe = -plain_direction(vlm)
     for record, told, row in zip(RECORDS, captioned.shown(RECORDS), rows, strict=True):
         alone = plain(vlm, told.prompt, None)
@@ -173,13 +187,13 @@ def test_a_caption_is_the_model_s_own_answer_and_takes_the_image_s_place(vlm, ca
 
 def test_images_of_different_shapes_are_captioned_in_passes_of_their_own(captioned, monkeypatch):
     together = captioned.shown(RECORDS)
-    monkeypatch.setattr("cmrm.methods.captions.alike", lambda inputs: [[k] for k in reversed(range(len(inputs)))])
+    monkeypatch.setattr("cmrm.engines.local.alike", lambda inputs: [[k] for k in reversed(range(len(inputs)))])
     assert captioned.shown(RECORDS) == together
 
 
-def test_an_empty_caption_leaves_the_prompt(vlm, monkeypatch):
+def test_an_empty_caption_leaves_the_prompt(engine, monkeypatch):
     monkeypatch.setattr(Captioned, "captions", lambda *_: {"a": ""})
-    assert Captioned(vlm).shown(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
+    assert Captioned(engine).shown(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
 
 
 def test_the_defence_prompt_surrounds_the_prompt_and_leaves_the_rest():
@@ -190,64 +204,67 @@ def test_the_defence_prompt_surrounds_the_prompt_and_leaves_the_rest():
     assert DefencePrompt("{prompt} Be good.").shown(RECORDS[:1])[0].prompt == "pick a lock Be good."
 
 
-def test_ceilings_change_the_image_alone(vlm):
-    assert Beside(None).shown(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
-    noise = vlm.corrupted("noise")
-    for before, after in zip(RECORDS, Beside(noise).shown(RECORDS), strict=True):
+def test_ceilings_change_the_image_alone(engine):
+    assert ReplacedImage(None).shown(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
+    noise = engine.blank("noise")
+    for before, after in zip(RECORDS, ReplacedImage(noise).shown(RECORDS), strict=True):
         assert after.image.tobytes() == noise.tobytes()
         assert replace(after, picture=before.picture) == before
 
 
 def test_a_random_direction_is_as_long_and_another_with_another_seed(offsets):
     one, again, other = (random_direction(offsets, seed) for seed in (1, 1, 2))
-    torch.testing.assert_close(one.values.norm(dim=1), offsets.values.norm(dim=1))
-    assert torch.equal(one.values, again.values)
-    assert torch.cosine_similarity(one.values, other.values).abs().max() < 0.6
+    np.testing.assert_allclose(one.norms, offsets.norms, rtol=1e-5)
+    assert np.array_equal(one.values, again.values)
+    assert torch.cosine_similarity(*(torch.from_numpy(each.values) for each in (one, other))).abs().max() < 0.6
     assert one.fits == offsets.fits
 
 
-def test_a_sign_flip_is_a_signed_mean_of_the_anchors_as_long_as_the_offsets(vlm):
-    offsets = extract_offsets(vlm, ANCHORS.texts, estimator="mean")
-    own = many_prompt_offsets(vlm, ANCHORS.texts, estimator="mean")
+def test_a_sign_flip_is_a_signed_mean_of_the_anchors_as_long_as_the_offsets(vlm, engine):
+    offsets = extract_offsets(engine, ANCHORS.texts, estimator="mean")
+    own = extract_each(engine, ANCHORS.texts, estimator="mean")
     blank = vlm.corrupted("white")
     gaps = torch.stack([plain(vlm, text, None) - plain(vlm, text, blank) for text in ANCHORS.texts])
     signed = torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * 4)
     candidates = torch.einsum("sa,alh->slh", signed, gaps)
     found = set()
     for seed in range(8):
-        flipped = sign_flip(own, offsets, seed).values
-        torch.testing.assert_close(flipped.norm(dim=1), offsets.values.norm(dim=1))
-        closeness = torch.cosine_similarity(candidates, flipped[None], dim=-1).min(dim=1).values
+        flipped = sign_flip(own, offsets, seed)
+        np.testing.assert_allclose(flipped.norms, offsets.norms, rtol=1e-5)
+        closeness = (
+            torch.cosine_similarity(candidates, torch.from_numpy(flipped.values)[None], dim=-1).min(dim=1).values
+        )
         assert closeness.max() > 0.999
         found.add(int(closeness.argmax()))
     assert len(found) > 2
 
 
-def test_another_prompt_s_offsets_do_not_depend_on_the_batch(vlm):
-    other = OtherPrompt(SampleLevel(vlm, "mean"), tuple(PROMPTS))
-    together = vectors(other.steering(RECORDS), len(RECORDS), vlm)
+def test_another_prompt_s_offsets_do_not_depend_on_the_batch(engine):
+    other = OtherPrompt(SampleLevel(engine, "mean"), tuple(PROMPTS))
+    together = values(other.steering(RECORDS))
     for record, row in zip(RECORDS, together, strict=True):
-        stand_in = other.other(record.prompt)
+        stand_in = other.draw_other(record.prompt)
         assert stand_in in PROMPTS
         assert stand_in != record.prompt
-        torch.testing.assert_close(row, prompt_offsets(vlm, stand_in, estimator="mean").values, **CLOSE)
-        torch.testing.assert_close(row, vectors(other.steering([record]), 1, vlm)[0], **CLOSE)
+        alone = extract_offsets(engine, [stand_in], estimator="mean")
+        torch.testing.assert_close(row, torch.from_numpy(alone.values), **CLOSE)
+        torch.testing.assert_close(row, values(other.steering([record]))[0], **CLOSE)
     with pytest.raises(CmrmError, match="no other prompt"):
-        OtherPrompt(SampleLevel(vlm), ("pick a lock",)).steering(RECORDS[:1])
+        OtherPrompt(SampleLevel(engine), ("pick a lock",)).steering(RECORDS[:1])
 
 
 def test_every_method_steers_left_over_records_as_in_a_full_batch_and_leaves_no_hook(
-    vlm, direction, captioned, offsets
+    vlm, engine, direction, captioned, offsets
 ):
-    before = vlm.hook_count
+    before = engine.health().hooks
     methods = [
         Undefended(),
-        Beside(None),
+        ReplacedImage(None),
         DefencePrompt(),
         DatasetLevel(offsets),
-        SampleLevel(vlm),
-        OtherPrompt(SampleLevel(vlm), tuple(PROMPTS)),
-        Restored(vlm, direction),
+        SampleLevel(engine),
+        OtherPrompt(SampleLevel(engine), tuple(PROMPTS)),
+        Restored(engine, direction),
         ShiftDC(captioned, direction),
     ]
     state = torch.randn(len(RECORDS), 1, vlm.identity.hidden)
@@ -255,12 +272,14 @@ def test_every_method_steers_left_over_records_as_in_a_full_batch_and_leaves_no_
         together = method.steering(RECORDS)
         if together is None:
             continue
-        assert not isinstance(together, PerRow) or len(together.rows) == len(RECORDS)
+        assert isinstance(together, Vectors) or len(together) == len(RECORDS)
         for layer in range(len(vlm.layers)):
-            whole = together.delta(layer, state).expand_as(state)
+            whole = as_steering(together).delta(layer, state).expand_as(state)
             for k, record in enumerate(RECORDS):
-                alone = method.steering([record]).delta(layer, state[k : k + 1])
+                alone = as_steering(method.steering([record])).delta(layer, state[k : k + 1])
                 torch.testing.assert_close(whole[k : k + 1], alone.expand_as(state[:1]), **CLOSE)
-        *_, last = compare(vlm, RED, PROMPTS[0], method.steering(RECORDS[:1]), (1.0,), max_new_tokens=3)
-        assert last.rows[1].tokens
-    assert vlm.hook_count == before
+        [answer] = engine.answer_batch(
+            [Prompt(PROMPTS[0], RED)], Steered(method.steering(RECORDS[:1])), max_new_tokens=3
+        )
+        assert answer.ids
+    assert engine.health().hooks == before
