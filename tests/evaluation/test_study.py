@@ -23,8 +23,8 @@ from cmrm.evaluation import Plan, run
 from cmrm.judging.guard import GuardJudge
 from cmrm.methods.captions import Captioned
 from cmrm.methods.cmrm import SampleLevel
-from cmrm.model.network import Network
 from cmrm.steering.anchors import load_anchors
+from cmrm.steering.reading import LocalReading
 from cmrm.workbench import Workbench
 
 PROMPTS = {
@@ -172,16 +172,15 @@ def full_gpu(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-@pytest.mark.parametrize("where", ["answer_batch", "pair_log_probabilities", "forward"])
+@pytest.mark.parametrize("where", ["answer_batch", "pair_log_probabilities", "_rest"])
 def test_memory_that_runs_out_halves_the_batch(plan, monkeypatch, where):
     few = {**vars(plan), "groups": ("cmrm",)}
     run(Plan(**{**few, "batch": 1, "out": plan.out / "one"}))
-    holder = Network if where == "forward" else local
+    holder = LocalReading if where == "_rest" else local
     real = getattr(holder, where)
 
-    def small(model, inputs, *args, **options):
-        rows = len(inputs["input_ids"]) if where == "forward" else len(inputs)
-        return full_gpu() if rows > 1 else real(model, inputs, *args, **options)
+    def small(owner, rows, *args, **options):
+        return full_gpu() if len(rows) > 1 else real(owner, rows, *args, **options)
 
     def no_room(*_, **__):
         raise OutOfMemoryError("The model ran out of memory.")
