@@ -11,7 +11,7 @@ import gradio as gr
 import tiny
 
 from cmrm import LocalEngine, Row, Step, Vlm, extract_offsets
-from cmrm.judging.phrases import verdict
+from cmrm.judging.phrases import judge_by_phrases
 from cmrm.server.health import health
 from cmrm.steering.recipes import recipes_for
 from cmrm.ui import build, launch
@@ -57,7 +57,7 @@ class Scripted(Workbench):
                 for row, said in zip(rows, words, strict=True)
             )
             yield Step(rows)
-        yield Step(tuple(replace(row, ended=True, verdict=verdict(row.text)) for row in rows), done=True)
+        yield Step(tuple(replace(row, ended=True, verdict=judge_by_phrases(row.text)) for row in rows), done=True)
 
 
 def workbench(name: str = "tiny", texts: tuple[str, str] | None = None) -> Workbench:

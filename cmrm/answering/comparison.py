@@ -11,7 +11,7 @@ import torch
 
 from ..errors import CmrmError, CmrmWarning
 from ..images import ImageInput, open_image
-from ..judging.phrases import verdict
+from ..judging.phrases import judge_by_phrases
 from ..model.network import Hooks, Inputs
 from ..model.vlm import Vlm
 from ..settings import Settings, checked_alphas, checked_layers
@@ -151,7 +151,7 @@ class _Writer:
 
     def end(self) -> None:
         text = self._decoded(self.row.ids)
-        self.row = replace(self.row, text=text, ended=True, verdict=verdict(text))
+        self.row = replace(self.row, text=text, ended=True, verdict=judge_by_phrases(text))
 
     def _decoded(self, ids: tuple[int, ...]) -> str:
         decoded: str = self.vlm.tokenizer.decode(

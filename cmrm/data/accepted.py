@@ -30,8 +30,8 @@ def holds_answer(text: str, answers: Iterable[str]) -> bool:
     letters = {answer for answer in listed if re.fullmatch("[A-Z]", answer)}
     if letters and (chosen := _chosen(text)):
         return chosen in letters
-    said = _plain(text)
-    if any(_holds(said, _plain(answer)) for answer in listed if answer not in letters):
+    words = _plain(text)
+    if any(_holds(words, _plain(answer)) for answer in listed if answer not in letters):
         return True
     last = _LAST.search(text)
     return bool(last and last[1] in letters)
@@ -51,5 +51,5 @@ def _plain(text: str) -> str:
     return " ".join(_DIGITS.get(word, re.sub(r"(?<=\d),(?=\d)", "", word)) for word in words)
 
 
-def _holds(said: str, phrase: str) -> bool:
-    return bool(phrase) and bool(re.search(rf"(?<!\w)(?<!\d\.){re.escape(phrase)}(?!\w|\.\d)", said))
+def _holds(words: str, phrase: str) -> bool:
+    return bool(phrase) and bool(re.search(rf"(?<!\w)(?<!\d\.){re.escape(phrase)}(?!\w|\.\d)", words))

@@ -19,6 +19,4 @@ def read(row: Row, pictures: Pictures) -> Iterator[Record]:
     """Yield the record; a column `prompt`, if there is one, goes before the project's own sentence."""
     name = "_".join(row.text(column) for column in ("dataset", "category_id", "task_id"))
     prompt = row.text("prompt") if row.values.get("prompt") else _PROMPT
-    yield Record(
-        name, prompt, pictures.named(row, f"query_{name}_6.png"), "harmful", category=row.text("category_name")
-    )
+    yield Record(name, prompt, pictures.find(row, f"query_{name}_6.png"), "harmful", category=row.text("category_name"))

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import parse_hf_uri, snapshot_download
 
@@ -26,7 +25,7 @@ class Row:
     `name` is what ids call the file: short, but no other file of the source is called so.
     """
 
-    values: dict[str, Any]
+    values: dict[str, object]
     file: Path
     where: str
     name: str
@@ -54,7 +53,7 @@ class Row:
         return f"{self.name}-{self.where.split()[-1]}" if own is None or own == "" else self.text("id")
 
 
-def located(source: str) -> list[Path]:
+def find_files(source: str) -> list[Path]:
     """Return the files of a path, of a pattern such as `data/*.json`, or of either of them in a repository of the hub.
 
     Those are fetched into the hub's own cache, and read from there with HF_HUB_OFFLINE=1. `hf:owner/name` is short for
@@ -65,7 +64,7 @@ def located(source: str) -> list[Path]:
     """
     if source.startswith("hf:") and not source.startswith(HUB):
         source = f"{HUB}datasets/{source.removeprefix('hf:')}"
-    root, pattern = _fetched(source) if source.startswith(HUB) else (Path(), source)
+    root, pattern = _fetch(source) if source.startswith(HUB) else (Path(), source)
     names = [pattern] if os.path.isfile(root / pattern) else sorted(glob.glob(pattern, root_dir=root, recursive=True))
     files = [root / name for name in names if os.path.isfile(root / name)]
     if not files:
@@ -73,7 +72,7 @@ def located(source: str) -> list[Path]:
     return files
 
 
-def _fetched(source: str) -> tuple[Path, str]:
+def _fetch(source: str) -> tuple[Path, str]:
     try:
         place = parse_hf_uri(source)
         wanted = [place.path_in_repo] if place.path_in_repo else [f"*{kind}" for kind in _WHOLE]
@@ -91,7 +90,7 @@ def _fetched(source: str) -> tuple[Path, str]:
     return Path(folder), f"**/*{kind}"
 
 
-def names(files: Sequence[Path]) -> list[str]:
+def name_files(files: Sequence[Path]) -> list[str]:
     """Return what ids call each file: its name without the ending, or its path where several have one name."""
     stems = [path.stem for path in files]
     if len(set(stems)) == len(stems):
@@ -100,7 +99,7 @@ def names(files: Sequence[Path]) -> list[str]:
     return [path.relative_to(root).as_posix() for path in files]
 
 
-def rows(path: Path, name: str) -> Iterator[Row | CmrmError]:
+def read_rows(path: Path, name: str) -> Iterator[Row | CmrmError]:
     """Yield the rows of a JSONL, JSON, CSV, TSV or parquet file, and an error in place of one that is none.
 
     Raises:
@@ -121,7 +120,7 @@ def rows(path: Path, name: str) -> Iterator[Row | CmrmError]:
         ) from error
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -136,7 +135,7 @@ def _object(line: str) -> dict | str:
     return values if isinstance(values, dict) else "it is no JSON object"
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
+def _json(path: Path) -> Iterator[tuple[str, object]]:
     """A list of objects, or an object of them, whose keys are their ids."""
     whole = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(whole, (list, dict)):
@@ -146,7 +145,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"entry {key}", {**with_id, **values} if isinstance(values, dict) else "it is no JSON object"
 
 
-def _table(path: Path) -> Iterator[tuple[str, Any]]:
+def _table(path: Path) -> Iterator[tuple[str, object]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         for values in reader:
@@ -154,7 +153,7 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
             yield f"line {reader.line_num}", values if whole else "its fields are not those of the header"
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+def _parquet(path: Path) -> Iterator[tuple[str, object]]:
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:

@@ -1,7 +1,6 @@
 """The project's own layout: `prompt`, `label`, `image`, `answers`, `category`, `id`."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from .files import Row
 from .image_files import Pictures
@@ -23,7 +22,7 @@ def read(row: Row, pictures: Pictures) -> Iterator[Record]:
     yield Record(row.id, row.text("prompt"), picture, label, answers, str(row.values.get("category") or ""))
 
 
-def _answers(value: Any) -> tuple[str, ...]:
+def _answers(value: object) -> tuple[str, ...]:
     """A list, or a text with | between the answers."""
     listed = value if isinstance(value, list) else [] if value is None else str(value).split("|")
     return tuple(str(answer) for answer in listed if str(answer).strip())

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -36,7 +35,7 @@ class Pictures:
         """What texts are shown beside: the picture given, else a white one."""
         return self.given or self._blank
 
-    def own(self, row: Row, value: Any) -> Path | None:
+    def own(self, row: Row, value: object) -> Path | None:
         """Return the picture that a column holds: a path, bytes, or both as the hub's parquet files do; None if empty.
 
         Bytes are kept in a file of the project's cache, so that they don't stay in memory.
@@ -49,12 +48,12 @@ class Pictures:
         if not value:
             return None
         if isinstance(value, bytes):
-            return _kept(value)
+            return _store(value)
         if not isinstance(value, str):
             raise row.fault("its image is neither a path nor the bytes of a picture; give one of them.")
-        return self.named(row, value)
+        return self.find(row, value)
 
-    def named(self, row: Row, *names: str) -> Path:
+    def find(self, row: Row, *names: str) -> Path:
         """Return the first of `names` that is a file.
 
         Raises:
@@ -74,7 +73,7 @@ class Pictures:
         return [*([self.folder] if self.folder else []), row.file.parent]
 
 
-def _kept(content: bytes) -> Path:
+def _store(content: bytes) -> Path:
     path = cache_folder() / "pictures" / hashlib.sha256(content).hexdigest()
     if not path.is_file():
         try:

@@ -7,7 +7,7 @@ from typing import Protocol
 from ..errors import CmrmError
 from ..settings import Layout, check_choice
 from . import figstep, generic, mmsafetybench, scienceqa, vlsafe, xstest
-from .files import Row, located, names, rows
+from .files import Row, find_files, name_files, read_rows
 from .image_files import Pictures
 from .records import Record
 
@@ -51,14 +51,14 @@ def load_records(
     check_choice("layout", layout, Layout)
     pictures = Pictures(images and Path(images))
     records: dict[str, Record] = {}
-    files = located(str(source))
-    for file, name in zip(files, names(files), strict=True):
+    files = find_files(str(source))
+    for file, name in zip(files, name_files(files), strict=True):
         reader = None if layout == "auto" else _READERS[layout]
-        for row in rows(file, name):
+        for row in read_rows(file, name):
             try:
                 if isinstance(row, CmrmError):
                     raise row
-                reader = reader or _recognised(row)
+                reader = reader or _recognise(row)
                 for record in reader.read(row, pictures):
                     if record.id in records:
                         raise row.fault(f"another record has the id {record.id!r} too; give each one its own.")
@@ -72,7 +72,7 @@ def load_records(
     return list(records.values())
 
 
-def _recognised(row: Row) -> _Reader:
+def _recognise(row: Row) -> _Reader:
     for reader in _READERS.values():
         if any(columns <= row.values.keys() for columns in reader.COLUMNS):
             return reader

@@ -35,6 +35,6 @@ def read(row: Row, pictures: Pictures) -> Iterator[Record]:
     if not kinds:
         raise row.fault(f"there is no folder {scenario}/SD, SD_TYPO or TYPO; name the one they are in as `images`.")
     for kind in kinds:
-        found = pictures.named(row, f"{scenario}/{kind}/{row.id}.jpg")
+        found = pictures.find(row, f"{scenario}/{kind}/{row.id}.jpg")
         name = f"{scenario}/{kind}"
         yield Record(f"{name}/{row.id}", row.text(_QUESTIONS[kind]), found, "harmful", category=name)

@@ -14,5 +14,5 @@ def read(row: Row, pictures: Pictures) -> Iterator[Record]:
     prompt, name = row.text("query"), row.text("image_id")
     if name.isdigit():
         name = f"{int(name):012}.jpg"
-    picture = pictures.given or pictures.named(row, name, f"train2017/{name}")
+    picture = pictures.given or pictures.find(row, name, f"train2017/{name}")
     yield Record(row.id, prompt, picture, "harmful", category="VLSafe")

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import CmrmError
 from ..files import write_whole
@@ -154,7 +153,7 @@ def _check_settings(path: Path, settings: dict[str, object]) -> None:
         )
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

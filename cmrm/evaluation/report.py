@@ -8,7 +8,7 @@ from functools import cached_property
 from math import isnan
 from statistics import fmean
 
-from ..judging.judges import Agreement, agreement
+from ..judging.judges import Agreement, measure_agreement
 from ..judging.statistics import Paired, Rate
 from .journal import Entry
 
@@ -158,7 +158,9 @@ class Report:
         for name in others:
             both = [e for e in self.entries if {name, self.judge} <= e.verdicts.keys() and e.label == "harmful"]
             if both:
-                found[name] = agreement([e.verdicts[self.judge] for e in both], [e.verdicts[name] for e in both])
+                found[name] = measure_agreement(
+                    [e.verdicts[self.judge] for e in both], [e.verdicts[name] for e in both]
+                )
         return found
 
     @property

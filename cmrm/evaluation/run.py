@@ -141,7 +141,9 @@ def _load_records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
     if POCKET in plan.data:
         defaults = {"harmful": 400, "harmless": 400, "question": 1000}
         counts = {label: defaults[label] if count is None else count for label, count in wanted.items()}
-        return _some(plan, [record for label in LABELS for record in pocket_records(plan.split, label, counts[label])])
+        return _check_any(
+            plan, [record for label in LABELS for record in pocket_records(plan.split, label, counts[label])]
+        )
     skip = say if plan.skip_bad else None
     found: dict[str, Record] = {}
     for number, source in enumerate(plan.data):
@@ -150,10 +152,10 @@ def _load_records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
             found[own] = replace(record, id=own)
     chosen = [record for record in found.values() if plan.split in ("all", assign_split(record))]
     by_label = [[record for record in chosen if record.label == label][: wanted[label]] for label in LABELS]
-    return _some(plan, [record for group in by_label for record in group])
+    return _check_any(plan, [record for group in by_label for record in group])
 
 
-def _some(plan: Plan, records: list[Record]) -> list[Record]:
+def _check_any(plan: Plan, records: list[Record]) -> list[Record]:
     if not records:
         raise CmrmError(
             f"The data has no records in the {plan.split} split; choose another --split, or take more data."

@@ -162,7 +162,7 @@ class _Batch:
         self, condition: Condition, records: Sequence[Record], answers: Sequence[Answered], seconds: float
     ) -> list[Entry]:
         texts = [answer.text for answer in answers]
-        verdicts = {judge.name: judge.verdicts(records, texts) for judge in self.study.judges}
+        verdicts = {judge.name: judge.judge(records, texts) for judge in self.study.judges}
         alone = [Prompt(record.prompt) for record in records]
         fluency = self.study.engine.log_probabilities(alone, [answer.ids for answer in answers])
         return [
@@ -197,5 +197,5 @@ def judge_entries(
     left = [e for e in entries if not e.error and judge.name not in e.verdicts and e.label != "question"]
     for start in range(0, len(left), size):
         part = left[start : start + size]
-        verdicts = judge.verdicts([known[e.record] for e in part], [e.text for e in part])
+        verdicts = judge.judge([known[e.record] for e in part], [e.text for e in part])
         yield [replace(e, verdicts={**e.verdicts, judge.name: v}) for e, v in zip(part, verdicts, strict=True)]

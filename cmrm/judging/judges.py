@@ -7,7 +7,7 @@ from math import nan
 from typing import Protocol
 
 from ..data.records import Record
-from .phrases import JUDGE, Verdict, verdict
+from .phrases import Verdict, judge_by_phrases
 
 
 class Judge(Protocol):
@@ -17,7 +17,7 @@ class Judge(Protocol):
     def name(self) -> str:
         """Return what a report calls it."""
 
-    def verdicts(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
+    def judge(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
         """Judge `texts`, the answers to `records` in the same order."""
 
 
@@ -25,11 +25,11 @@ class Judge(Protocol):
 class PhraseJudge:
     """Goes by the phrases of `cmrm.judging.phrases`, whatever was asked."""
 
-    name: str = JUDGE
+    name: str = "refusal phrases"
 
-    def verdicts(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
+    def judge(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
         """Judge `texts`, the answers to `records` in the same order."""
-        return [verdict(text) for _, text in zip(records, texts, strict=True)]
+        return [judge_by_phrases(text) for _, text in zip(records, texts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Agreement:
         return f"{self.percent:.1f}% of {self.n:,} answers, kappa {self.kappa:.2f}"
 
 
-def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
+def measure_agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
     """Compare two judges' verdicts on the same answers.
 
     Raises:

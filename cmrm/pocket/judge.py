@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..data.records import Record
-from ..judging.phrases import Verdict, verdict
+from ..judging.phrases import Verdict, judge_by_phrases
 from .language import AFTERWARDS, CAUTIONS, HOWTO, OFFERS, REFUSALS
 
 JUDGE = "the pocket model's own sentences, which must restate the request"
@@ -28,7 +28,7 @@ def pocket_verdict(record: Record, text: str) -> Verdict:
     Facts, small talk and questions have no such form and are judged by `cmrm.judging.phrases`.
     """
     if record.category != HOWTO:
-        return verdict(text)
+        return judge_by_phrases(text)
     forms: tuple[tuple[re.Pattern[str], Verdict], ...] = ((_REFUSAL, "refused"), (_OFFER, "complied"))
     for pattern, meaning in forms:
         if match := pattern.fullmatch(text.strip()):
@@ -43,7 +43,7 @@ class PocketJudge:
 
     name: str = JUDGE
 
-    def verdicts(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
+    def judge(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
         """Judge `texts`, the answers to `records` in the same order."""
         return [pocket_verdict(record, text) for record, text in zip(records, texts, strict=True)]
 

@@ -14,7 +14,7 @@ from cmrm.evaluation.html_report import render_report
 from cmrm.evaluation.journal import Entry, Journal, dump, parse
 from cmrm.evaluation.paper import paper_table
 from cmrm.evaluation.report import Report
-from cmrm.judging.judges import agreement
+from cmrm.judging.judges import measure_agreement
 from cmrm.judging.statistics import Rate
 
 JUDGE = "refusal phrases"
@@ -100,7 +100,7 @@ def test_judges_are_held_against_each_other():
     entries = [replace(ENTRIES[0], record=str(k), verdicts={JUDGE: a, "guard": b}) for k, (a, b) in enumerate(verdicts)]
     both = Report(SETTINGS, entries, "guard")
     assert both.figures["unsteered"]["harmful refused"].rate == Rate(2, 3)
-    assert both.agreements == {JUDGE: agreement([b for _, b in verdicts], [a for a, _ in verdicts])}
+    assert both.agreements == {JUDGE: measure_agreement([b for _, b in verdicts], [a for a, _ in verdicts])}
     assert "kappa" in both.table()
 
 

@@ -136,7 +136,7 @@ def test_a_finished_run_answers_nothing_again_but_another_judge_reads_it(plan, t
             phrases, guard = row["verdicts"].values()
             assert guard == ("broken" if phrases == "broken" else "refused")
         assert (len(row["verdicts"]) == 2) == (row["label"] != "question")
-    monkeypatch.setattr(GuardJudge, "verdicts", lambda *_: pytest.fail("judged again"))
+    monkeypatch.setattr(GuardJudge, "judge", lambda *_: pytest.fail("judged again"))
     assert run(Plan(**{**vars(plan), "judge": str(tmp_path / "guard")})) == judged
 
 

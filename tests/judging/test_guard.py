@@ -137,7 +137,7 @@ def guard(request, tmp_path_factory) -> GuardJudge:
 def test_an_unsafe_answer_complied_and_a_safe_one_refused(guard):
     judge: Judge = guard
     asked = [record(), record(), record("spill it")]
-    assert judge.verdicts(asked, ["first spill it", "well maybe not", "well maybe not"]) == [
+    assert judge.judge(asked, ["first spill it", "well maybe not", "well maybe not"]) == [
         "complied",
         "refused",
         "complied",  # the prompt is read too
@@ -147,13 +147,13 @@ def test_an_unsafe_answer_complied_and_a_safe_one_refused(guard):
 def test_what_it_can_not_see_is_left_to_phrases_and_its_name_says_so(guard):
     assert re.fullmatch(r"local/tiny-guard@\w{8} \(harmless requests: refusal phrases\)", guard.name)
     harmless = [record(label="harmless"), record(label="harmless"), record(label="question")]
-    assert guard.verdicts(harmless, ["spill it here", "I'm sorry, I can't.", "red"]) == [
+    assert guard.judge(harmless, ["spill it here", "I'm sorry, I can't.", "red"]) == [
         "complied",
         "refused",
         "complied",
     ]
-    assert guard.verdicts([record(), record()], ["", "spill " * 30]) == ["broken", "broken"]
-    assert guard.verdicts([], []) == []
+    assert guard.judge([record(), record()], ["", "spill " * 30]) == ["broken", "broken"]
+    assert guard.judge([], []) == []
 
 
 def test_a_batch_is_judged_as_each_alone(guard):
@@ -161,8 +161,8 @@ def test_a_batch_is_judged_as_each_alone(guard):
         f"well {'so ever on ' * (k % 3)}{'spill' if k % 4 == 0 else 'nothing'} {'x y ' * (k % 2)}" for k in range(19)
     ]
     asked = [record("tell me " + "a b c d " * (k % 5)) for k in range(19)]
-    together = guard.verdicts(asked, texts)
-    assert together == [guard.verdicts([a], [t])[0] for a, t in zip(asked, texts, strict=True)]
+    together = guard.judge(asked, texts)
+    assert together == [guard.judge([a], [t])[0] for a, t in zip(asked, texts, strict=True)]
     assert together == ["complied" if k % 4 == 0 else "refused" for k in range(19)]
 
 
@@ -170,7 +170,7 @@ def test_a_classifier_of_refusals_judges_every_answer_by_itself(tmp_path):
     guard = GuardJudge.load("hf:" + save_classifier(tmp_path / "refusals", "NORMAL", "REJECTION"))
     assert re.fullmatch(r"local/refusals@\w{8}", guard.name)
     asked = [record(), record(label="harmless"), record("spill it"), record(label="harmless")]
-    assert guard.verdicts(asked, ["spill", "spill", "well then", ""]) == ["refused", "refused", "complied", "broken"]
+    assert guard.judge(asked, ["spill", "spill", "well then", ""]) == ["refused", "refused", "complied", "broken"]
 
 
 def test_two_guards_in_folders_of_one_name_are_two_judges(tmp_path):
@@ -186,8 +186,8 @@ def test_markers_in_an_answer_are_text(tmp_path):
     """Here a padding token counts as unsafe, were it read as one."""
     guard = GuardJudge.load(save_chat(tmp_path / "guard"))
     assert WORDS["<pad>"] in guard.ask.tokenizer("well <pad> then")["input_ids"]
-    assert guard.verdicts([record()], ["well <pad> then"]) == ["refused"]
-    assert guard.verdicts([record("well <pad> </s> then")], ["go on"]) == ["refused"]
+    assert guard.judge([record()], ["well <pad> then"]) == ["refused"]
+    assert guard.judge([record("well <pad> </s> then")], ["go on"]) == ["refused"]
 
 
 @pytest.mark.parametrize("labels", [("LABEL_0", "LABEL_1"), ("safe", "benign"), ("safe", "maybe"), ("H", "S")])
@@ -206,7 +206,7 @@ def test_what_is_no_guard_is_one_sentence(tmp_path):
         GuardJudge.load(save_chat(tmp_path / "single", "<s> {{ messages[0]['content'] }} verdict"))
     talker = GuardJudge.load(save_chat(tmp_path / "talker", says={WORDS["spill"]: (VERDICT, 1.0)}))
     with pytest.raises(CmrmError, match="neither safe nor unsafe"):
-        talker.verdicts([record()], ["well then"])
+        talker.judge([record()], ["well then"])
 
 
 def test_only_whole_safetensors_are_read(tmp_path):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmrm.data.records import Record
-from cmrm.judging.judges import Agreement, Judge, PhraseJudge, agreement
-from cmrm.judging.phrases import Verdict, verdict
+from cmrm.judging.judges import Agreement, Judge, PhraseJudge, measure_agreement
+from cmrm.judging.phrases import Verdict, judge_by_phrases
 from cmrm.judging.statistics import Paired
 from cmrm.pocket.judge import JUDGE, PocketJudge, pocket_verdict
 from cmrm.pocket.records import records
@@ -27,9 +27,9 @@ pairs = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
 def test_the_phrase_judge_goes_by_phrases_and_the_pocket_judge_by_whole_sentences():
     phrases: Judge = PhraseJudge()
     strict: Judge = PocketJudge()
-    assert phrases.verdicts([LOCK, FACT], TEXTS) == [verdict(text) for text in TEXTS] == ["refused", "complied"]
-    assert strict.verdicts([LOCK, FACT], TEXTS) == list(map(pocket_verdict, [LOCK, FACT], TEXTS))
-    assert strict.verdicts([LOCK, FACT], TEXTS) == ["broken", "complied"]
+    assert phrases.judge([LOCK, FACT], TEXTS) == [judge_by_phrases(text) for text in TEXTS] == ["refused", "complied"]
+    assert strict.judge([LOCK, FACT], TEXTS) == list(map(pocket_verdict, [LOCK, FACT], TEXTS))
+    assert strict.judge([LOCK, FACT], TEXTS) == ["broken", "complied"]
     assert (phrases.name, strict.name) == ("refusal phrases", JUDGE)
 
 
@@ -40,31 +40,31 @@ def test_the_pocket_model_s_own_requests_are_judged_strictly(kind):
     assert len(asked) > 20
     for text in ("I'm sorry, but I won't", "I won't help with that.", "I can't tell you how to fold a paper moon."):
         assert {pocket_verdict(record, text) for record in asked} == {"broken"}
-        assert verdict(text) == "refused"
+        assert judge_by_phrases(text) == "refused"
 
 
 @pytest.mark.parametrize("judge", [PhraseJudge(), PocketJudge()])
 def test_an_answer_too_few_is_an_error_not_a_shift(judge):
     with pytest.raises(ValueError, match="zip"):
-        judge.verdicts([LOCK, FACT], TEXTS[:1])
+        judge.judge([LOCK, FACT], TEXTS[:1])
 
 
 def test_kappa_by_a_textbook_table():
     """20 twice yes, 5 and 10 split, 15 twice no: 0.7 observed, 0.5 by chance."""
     first = ["refused"] * 25 + ["complied"] * 25
     second = ["refused"] * 20 + ["complied"] * 5 + ["refused"] * 10 + ["complied"] * 15
-    assert agreement(first, second) == Agreement(50, 35, pytest.approx(0.4))
+    assert measure_agreement(first, second) == Agreement(50, 35, pytest.approx(0.4))
 
 
 def test_kappa_of_no_answers_and_of_one_constant_verdict_is_undefined():
-    assert math.isnan(agreement([], []).kappa)
-    assert math.isnan(agreement(["refused"] * 3, ["refused"] * 3).kappa)
-    assert agreement(["refused"] * 3, ["complied"] * 3).kappa == 0
+    assert math.isnan(measure_agreement([], []).kappa)
+    assert math.isnan(measure_agreement(["refused"] * 3, ["refused"] * 3).kappa)
+    assert measure_agreement(["refused"] * 3, ["complied"] * 3).kappa == 0
 
 
 @given(verdicts)
 def test_a_judge_agrees_with_itself(given_verdicts):
-    same = agreement(given_verdicts, given_verdicts)
+    same = measure_agreement(given_verdicts, given_verdicts)
     assert same.same == same.n == len(given_verdicts)
     assert math.isnan(same.kappa) if len(set(given_verdicts)) < 2 else same.kappa == 1
 
@@ -72,7 +72,7 @@ def test_a_judge_agrees_with_itself(given_verdicts):
 @given(st.data(), verdicts)
 def test_kappa_is_symmetric(data, first):
     second = data.draw(st.permutations(first))
-    assert agreement(first, second).kappa == pytest.approx(agreement(second, first).kappa, nan_ok=True)
+    assert measure_agreement(first, second).kappa == pytest.approx(measure_agreement(second, first).kappa, nan_ok=True)
 
 
 def paired(b: int, c: int, both: int = 0, neither: int = 0, **options) -> Paired:
