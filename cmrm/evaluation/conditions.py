@@ -28,7 +28,7 @@ REQUESTS = ("harmful", "harmless")
 Maker = Callable[["_Ingredients"], Iterator[Condition]]
 
 
-def conditions(
+def make_conditions(
     bench: Workbench, records: Sequence[Record], groups: Sequence[str], alphas: Sequence[float]
 ) -> list[Condition]:
     """Return the unsteered row and the rows of the groups, each once, in the order of `GROUPS`."""

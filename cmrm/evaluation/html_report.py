@@ -38,16 +38,16 @@ def render_report(report: Report, records: Sequence[Record], why: Explanation | 
         measures=report.measure_names,
         paired=[name for name in PAIRED if any(name in cells for cells in report.figures.values())],
         means=report.mean_names,
-        curves=list(curves(report)),
+        curves=list(draw_curves(report)),
         why=pictures(why) if why else [],
         style=STYLE,
         plotly=get_plotlyjs(),
-        examples=list(examples(report, records)),
+        examples=list(find_examples(report, records)),
         settings=json.dumps(report.settings, indent=2),
     )
 
 
-def curves(report: Report) -> Iterator[tuple[str, Picture]]:
+def draw_curves(report: Report) -> Iterator[tuple[str, Picture]]:
     """Yield the rates over alpha of each level that was answered at several, unsteered included."""
     conditions = report.settings["conditions"]
     assert isinstance(conditions, dict)
@@ -62,7 +62,7 @@ def _rates(report: Report, row: str) -> list[Rate | None]:
     return [cells[name].rate if name in cells else None for name in PAIRED]
 
 
-def examples(report: Report, records: Sequence[Record], steered: str = "dataset-level") -> Iterator[Example]:
+def find_examples(report: Report, records: Sequence[Record], steered: str = "dataset-level") -> Iterator[Example]:
     """Yield a few records of each kind of change between the unsteered and a steered row."""
     entries: Mapping[tuple[str, str], Entry] = {e.key: e for e in report.entries if not e.error}
     found = dict.fromkeys(_KINDS, 0)

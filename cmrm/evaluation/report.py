@@ -1,7 +1,5 @@
 """Figures from answers: rates with intervals, paired with the unsteered row, by label; as JSON and as Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property

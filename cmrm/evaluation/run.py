@@ -25,7 +25,7 @@ from ..progress import Progress, finish
 from ..settings import DeviceMap, Layout, Quantization, Split, check_choice
 from ..versions import versions
 from ..workbench import Workbench
-from .conditions import GROUPS, conditions
+from .conditions import GROUPS, make_conditions
 from .html_report import render_report
 from .journal import Journal, dump, parse, write
 from .paper import paper_table
@@ -86,7 +86,9 @@ class Plan:
             raise CmrmError("The pocket model's records have a dev and a test split; choose one of them.")
 
 
-def run(plan: Plan, report: Callable[[Progress], None] | None = None, say: Callable[[str], None] = print) -> str | None:
+def run(
+    plan: Plan, progress: Callable[[Progress], None] | None = None, say: Callable[[str], None] = print
+) -> str | None:
     """Answer, judge and report; return the tables, or None in all but the first of several processes.
 
     Raises:
@@ -94,7 +96,7 @@ def run(plan: Plan, report: Callable[[Progress], None] | None = None, say: Calla
     """
     processes, started = Processes.current(), time.monotonic()
     if not processes.main:
-        report, say = None, lambda _: None
+        progress, say = None, lambda _: None
     bench = Workbench.open(
         plan.model,
         plan.quantization,
@@ -105,7 +107,7 @@ def run(plan: Plan, report: Callable[[Progress], None] | None = None, say: Calla
     for note in bench.notes:
         say(note)
     records = _load_records(plan, say)
-    rows = conditions(bench, records, plan.groups, plan.alphas)
+    rows = make_conditions(bench, records, plan.groups, plan.alphas)
     judges: list[Judge] = [PocketJudge(), PhraseJudge()] if POCKET in plan.data else [PhraseJudge()]
     study = Study(bench.engine, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
     settings = _settings(plan, bench, records, rows)
@@ -113,7 +115,7 @@ def run(plan: Plan, report: Callable[[Progress], None] | None = None, say: Calla
     processes.wait()  # every process has read what there was, before any of them adds to it
     try:
         before, began = len(journal.entries), time.monotonic()
-        study.run(journal, processes, report)
+        study.run(journal, processes, progress)
         seconds = time.monotonic() - began
         gathered = processes.gather(dump(journal.entries.values()))
         processes.leave()
@@ -186,7 +188,7 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
         "split": plan.split,
         "offsets": {**origin, "anchor set": bench.anchors, "sha256": bench.offsets.digest() if plan.offsets else None},
         "recipes": {name: asdict(recipe) for name, recipe in bench.recipes.items()},
-        "conditions": {row.name: row.settings() for row in rows},
+        "conditions": {row.name: row.json() for row in rows},
         "batch": plan.batch,
         "max_new_tokens": plan.max_new_tokens,
     }

@@ -34,7 +34,7 @@ class Condition:
     steps: Steps = "prompt"
     labels: tuple[str, ...] = LABELS
 
-    def settings(self) -> dict[str, object]:
+    def json(self) -> dict[str, object]:
         """Return what the condition is, as JSON."""
         layers = None if self.layers is None else list(self.layers)
         where = {"layers": layers, "positions": self.positions, "steps": self.steps}
@@ -66,7 +66,7 @@ class Study:
         """Return every condition and record to be answered, in the order of the report."""
         return [(c.name, r.id) for c in self.conditions for r in self.records if r.label in c.labels]
 
-    def run(self, journal: Journal, processes: Processes, report: Callable[[Progress], None] | None = None) -> None:
+    def run(self, journal: Journal, processes: Processes, progress: Callable[[Progress], None] | None = None) -> None:
         """Answer what the journal lacks, sharing the batches among processes.
 
         Raises:
@@ -85,8 +85,8 @@ class Study:
                         warm = True
                     journal.add(work.entries(condition, chosen))
                 done += len(chosen)
-                if report:
-                    report(Progress("answering", done, total))
+                if progress:
+                    progress(Progress("answering", done, total))
 
     def _lacks(self, entry: Entry | None) -> bool:
         """Whether a record is still to be answered; with `strict` also one that an earlier run left out."""
