@@ -7,8 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from .answering.comparison import Row
-from .answering.explain import END, Candidate, Explanation, Parting
+from .answering.steps import Row
+from .explaining.explanation import Explanation, Gap
 from .judging.statistics import Rate
 
 # At least 3:1 on white and on slate 800, told apart by brightness-blind eyes through symbols and dashes.
@@ -114,7 +114,7 @@ def gap(found: Explanation) -> Picture:
     )
 
 
-def _layer_step(layer: int, one: Any) -> dict[str, Any]:
+def _layer_step(layer: int, one: Gap) -> dict[str, Any]:
     sets = [*one.anchors.values(), *one.prompt.values()]
     meaning = {"image": "text → image", "harmful": "harmless → harmful"}
     titles = [
@@ -233,47 +233,6 @@ def vector_lengths(norms: Sequence[float]) -> Picture:
         f"The vector of layer 0 is {norms[0]:.3g} long, that of the last layer, {len(norms) - 1}, {norms[-1]:.3g}; the "
         f"longest is that of layer {_argmax(norms)}, {max(norms):.3g}.",
     )
-
-
-def tokens(parting: Parting, veil: str = "open") -> str:
-    """Return the HTML of both answers around the token where they part, and of what was likely there.
-
-    `veil` "click" hides behind a click what the unsteered answer says.
-    """
-    if parting.place is None:
-        said = "The answers are the same, token by token. Likely first tokens:"
-    else:
-        said = f"The answers part at token {parting.place + 1}. Likely there:"
-    reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if veil == "click" else ""
-    lines = "".join(
-        f"<dt>{name}</dt><dd{hidden} dir='auto'>{_marked(parting, row)}</dd>"
-        for name, row, hidden in (
-            ("Unsteered", parting.unsteered, ' class="answer"'),
-            ("Steered", parting.steered, ""),
-        )
-    )
-    rows = "".join(map(_candidate, parting.candidates))
-    return (
-        f'<section class="pane veil-{escape(veil)}" aria-label="Token by token"><div class="body">{reveal}'
-        f'<dl class="tokens">{lines}</dl><p class="hint">{said}</p><table class="candidates answer">'
-        f"<thead><tr><th>token</th><th>unsteered</th><th>steered</th></tr></thead><tbody>{rows}</tbody></table>"
-        "</div></section>"
-    )
-
-
-def _marked(parting: Parting, row: tuple[str, ...]) -> str:
-    place = -1 if parting.place is None else parting.place - parting.start
-    dots = "… " if parting.start else ""
-    return dots + "".join(f"<mark>{escape(text)}</mark>" if k == place else escape(text) for k, text in enumerate(row))
-
-
-def _candidate(one: Candidate) -> str:
-    text = one.text if one.text == END else repr(one.text)[1:-1].replace(" ", "␣")
-    cells = "".join(
-        f'<td><i class="bar" style="--fill: {COLOURS[colour]}; --share: {_percent(share)}"></i> {_percent(share)}</td>'
-        for colour, share in (("orange", one.unsteered), ("blue", one.steered))
-    )
-    return f"<tr><th><code>{escape(text)}</code></th>{cells}</tr>"
 
 
 def _figure(traces: Iterable[Any], height: int = 360) -> go.Figure:
