@@ -96,7 +96,9 @@ def test_a_tokenizer_that_fails(bench, name, at):
 def test_running_out_of_memory_says_how_to_ask_for_less(bench, stage, error):
     alpha = SWEEP if stage in SWEPT else 1.0
     at = {**PASSES, **SWEPT}[stage]
-    harmless(bench, "forward", at, error, place=bench.engine.vlm.model, alpha=alpha, says="ask for fewer alphas or tokens")
+    harmless(
+        bench, "forward", at, error, place=bench.engine.vlm.model, alpha=alpha, says="ask for fewer alphas or tokens"
+    )
     harmless(bench, "forward", 2, error, place=bench.engine.vlm.model, method="sample", says="ran out of memory")
 
 

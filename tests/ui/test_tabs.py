@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 from cmrm import CmrmError, LocalEngine, Offsets, Row, Settings, compare, extract_offsets
 from cmrm.charts import sweep_curve, vector_lengths
 from cmrm.cli import app
+from cmrm.explaining.explanation import END, Candidate, Parting
 from cmrm.progress import Progress, Stage, finish
 from cmrm.server.zerogpu import MOST_SECONDS, duration
 from cmrm.steering.anchors import AnchorSet, read_anchors
 from cmrm.steering.extraction import extract
 from cmrm.ui import Request
-from cmrm.ui.html import write_lines, write_offsets
+from cmrm.ui.html import write_lines, write_offsets, write_tokens
 from cmrm.ui.stages import describe, describe_pass
 from cmrm.ui.view import View
 
@@ -303,3 +304,30 @@ def test_lengths_of_vectors_in_words():
     found = vector_lengths([1.0, 4.5, 2.0])
     assert list(found.figure.data[0].y) == [1.0, 4.5, 2.0]
     assert "last layer, 2, 2; the longest is that of layer 1, 4.5." in found.alt
+
+
+def parting(**changes) -> Parting:
+    values = {
+        "place": 3,
+        "start": 2,
+        "unsteered": (" the", " <b>", " x"),
+        "steered": (" the", END),
+        "candidates": (Candidate(" <b>", 0.75, 0.125), Candidate(END, 0.05, 0.825)),
+    }
+    return Parting(**{**values, **changes})
+
+
+def test_tokens_are_escaped_and_the_parting_is_marked():
+    html = write_tokens(parting())
+    assert "<b>" not in html
+    assert html.count("<mark>") == 2
+    assert "<mark> &lt;b&gt;</mark>" in html
+    assert f"<mark>{END}</mark>" in html
+    assert "part at token 4" in html
+    for share in ("75.0%", "12.5%", "82.5%"):
+        assert share in html
+    assert "Show it anyway" not in html
+    assert "Show it anyway" in write_tokens(parting(), "click")
+    same = write_tokens(parting(place=None, unsteered=(" the",), steered=(" the",)))
+    assert "<mark>" not in same
+    assert "are the same" in same
