@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -60,10 +59,10 @@ class Picture:
     figure: go.Figure
     alt: str
 
-    def html(self) -> str:
-        """Return a part of a page that has plotly.js and `STYLE`."""
-        div = self.figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
-        return f"<figure><h3>{escape(self.title)}</h3>{div}<figcaption>{escape(self.alt)}</figcaption></figure>"
+    def div(self) -> str:
+        """Return the figure as a part of a page that has plotly.js and `STYLE`."""
+        drawn: str = self.figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
+        return drawn
 
 
 def pictures(found: Explanation) -> list[Picture]:
@@ -235,7 +234,7 @@ def vector_lengths(norms: Sequence[float]) -> Picture:
     )
 
 
-def _figure(traces: Iterable[Any], height: int = 360) -> go.Figure:
+def _figure(traces: Iterable[go.Scatter], height: int = 360) -> go.Figure:
     figure = go.Figure(list(traces))
     figure.update_layout(
         template="none",
@@ -264,7 +263,7 @@ def _over_layers(series: Mapping[str, Sequence[float]], what: str, tickformat: s
     return figure
 
 
-def _line(name: str, x: Iterable[float], y: Sequence[float], **more: Any) -> go.Scatter:
+def _line(name: str, x: Iterable[float], y: Sequence[float], **more: object) -> go.Scatter:
     colour, symbol, dash = _LOOKS[name]
     return go.Scatter(
         x=list(x),
@@ -284,7 +283,7 @@ def _whiskers(name: str, rates: Sequence[tuple[float, Rate]]) -> go.Scatter:
     return _line(name, [alpha for alpha, _ in rates], [rate.percent for _, rate in rates], error_y=bars)
 
 
-def _scatter(name: str, points: Sequence[tuple[float, float]], label: str = "", **marker: Any) -> go.Scatter:
+def _scatter(name: str, points: Sequence[tuple[float, float]], label: str = "", **marker: object) -> go.Scatter:
     return go.Scatter(
         x=[point[0] for point in points],
         y=[point[1] for point in points],

@@ -1,6 +1,6 @@
 """The choices of a run: each spelled once, with its default, its check, its text form and its JSON.
 
-To add one: a field of `Settings` here, its control on the page (`ui/compare.py`), and the docs. Nothing here imports
+To add one: a field of `Settings` here, its control on the page (`ui/controls.py`), and the docs. Nothing here imports
 torch, and nothing needs a model: what can be wrong without one is rejected before one is loaded.
 """
 

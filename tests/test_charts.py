@@ -110,7 +110,7 @@ def test_colours_stand_out_on_light_and_dark(background):
 
 def test_pictures_are_part_of_any_page_and_ask_for_nothing_outside(found):
     for picture in [*pictures(found), alpha_curves({1: (Rate(1, 2), None, None)})]:
-        html = picture.html()
+        html = picture.div()
         assert "Plotly.newPlot" in html
         assert not re.search(r'(src|href)="http', html)
         assert picture.figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
