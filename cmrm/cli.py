@@ -125,8 +125,9 @@ def repeat(
     from .saved_run import Run
 
     made = Run.read(run)
+    picture = made.image
     bench = open_workbench(*made.source(model, quantization), device_map, plain_template, offsets)
-    rows = _follow(bench.compare(made.image, made.prompt, made.settings)).rows
+    rows = _follow(bench.compare(picture, made.prompt, made.settings)).rows
     _print_panes(rows, made.settings)
     same = [row.text for row in rows] == made.texts
     for difference in made.differences(bench):
