@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -85,14 +84,16 @@ def gap(found: Explanation) -> Picture:
         for name, points in first.prompt.items()
     ]
     figure = _figure(traces, height=520)
-    steps = [_layer_step(layer, one) for layer, one in enumerate(found.gaps)]
+    layers = [_layer_update(one) for one in found.gaps]
     figure.update_layout(
-        steps[shown]["args"][1],
+        layers[shown][1],
         margin={"b": 10},
         sliders=[
             {
                 "active": shown,
-                "steps": steps,
+                "steps": [
+                    {"method": "update", "label": str(layer), "args": [*update]} for layer, update in enumerate(layers)
+                ],
                 "currentvalue": {"prefix": "Layer ", "font": {"size": 14}},
                 "pad": {"t": 60},
                 "font": {"color": TEXT},
@@ -113,7 +114,8 @@ def gap(found: Explanation) -> Picture:
     )
 
 
-def _layer_step(layer: int, one: Gap) -> dict[str, Any]:
+def _layer_update(one: Gap) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the data and the layout that show a layer."""
     sets = [*one.anchors.values(), *one.prompt.values()]
     meaning = {"image": "text → image", "harmful": "harmless → harmful"}
     titles = [
@@ -121,8 +123,7 @@ def _layer_step(layer: int, one: Gap) -> dict[str, Any]:
         for k, (share, towards) in enumerate(zip(one.shares, one.towards, strict=True), 1)
     ]
     data = {"x": [[p[0] for p in points] for points in sets], "y": [[p[1] for p in points] for points in sets]}
-    layout = {"xaxis.title.text": titles[0], "yaxis.title.text": titles[1]}
-    return {"method": "update", "label": str(layer), "args": [data, layout]}
+    return {**data}, {"xaxis.title.text": titles[0], "yaxis.title.text": titles[1]}
 
 
 def shift_norms(found: Explanation) -> Picture:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from .errors import CmrmError
 
@@ -293,7 +293,7 @@ class Settings:
         return cls(**read)  # type: ignore[arg-type]  # what is no such value is rejected in words
 
     @classmethod
-    def of_json(cls, values: Mapping[str, Any]) -> "Settings":
+    def of_json(cls, values: Mapping[str, object]) -> "Settings":
         """Read what `json` wrote.
 
         Raises:
@@ -303,9 +303,10 @@ class Settings:
         if values.keys() != {field.name for field in fields(cls)}:
             raise TypeError("these are other settings")
         layers = values["layers"]
-        return cls(**{**values, "layers": tuple(layers) if isinstance(layers, list) else layers})
+        read = {**values, "layers": tuple(layers) if isinstance(layers, list) else layers}
+        return cls(**read)  # type: ignore[arg-type]  # as in `parse`
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> dict[str, object]:
         """Return them by name, as JSON has them."""
         return asdict(self)
 

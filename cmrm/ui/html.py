@@ -100,8 +100,8 @@ def _measures(view: View, row: Row | None) -> Markup:
     if row is None:
         return _write("chip", "stopped", False) if view.phase == "stopped" else Markup("&nbsp;")
     if view.blind:
-        said = "The verdict is shown after your vote."
-        return _write("measures", "", [said]) if view.phase == "done" else Markup("&nbsp;")
+        hint = "The verdict is shown after your vote."
+        return _write("measures", "", [hint]) if view.phase == "done" else Markup("&nbsp;")
     longest = view.request.settings.max_new_tokens if view.request else None
     cut = ", cut off" if row.ended and row.tokens == longest else ""
     pace = f"{row.seconds:.1f} s", f"{row.tokens_per_second:.1f} tokens/s"
