@@ -36,7 +36,8 @@ def measured(repeats: int, say: Callable[[str], None]) -> list[Line]:
     """Return the lines of the page with the pocket model."""
     from playwright.sync_api import sync_playwright
 
-    from cmrm.ui import build, launch
+    from cmrm.server.launch import launch
+    from cmrm.ui import build
     from cmrm.workbench import Workbench
 
     bench = Workbench.open()

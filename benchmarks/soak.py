@@ -207,7 +207,7 @@ def crowd(url: str, pool: list[Case], clients: int, seconds: float, seed: int) -
 
 def fill_sessions(url: str) -> None:
     """Open as many sessions as the page keeps, each by a request that ends at once, so that none adds to it later."""
-    from cmrm.ui.page import SESSIONS
+    from cmrm.server.launch import SESSIONS
 
     with httpx.Client(base_url=url, timeout=PATIENCE) as client:
         for _ in range(SESSIONS):

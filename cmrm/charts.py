@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
 
 import plotly.graph_objects as go
 
-from .answering.comparison import Row
-from .answering.explain import END, Candidate, Explanation, Parting
+from .answering.steps import Row
+from .explaining.explanation import Explanation, Gap
 from .judging.statistics import Rate
 
 # At least 3:1 on white and on slate 800, told apart by brightness-blind eyes through symbols and dashes.
@@ -60,10 +58,10 @@ class Picture:
     figure: go.Figure
     alt: str
 
-    def html(self) -> str:
-        """Return a part of a page that has plotly.js and `STYLE`."""
-        div = self.figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
-        return f"<figure><h3>{escape(self.title)}</h3>{div}<figcaption>{escape(self.alt)}</figcaption></figure>"
+    def div(self) -> str:
+        """Return the figure as a part of a page that has plotly.js and `STYLE`."""
+        drawn: str = self.figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
+        return drawn
 
 
 def pictures(found: Explanation) -> list[Picture]:
@@ -86,14 +84,16 @@ def gap(found: Explanation) -> Picture:
         for name, points in first.prompt.items()
     ]
     figure = _figure(traces, height=520)
-    steps = [_layer_step(layer, one) for layer, one in enumerate(found.gaps)]
+    layers = [_layer_update(one) for one in found.gaps]
     figure.update_layout(
-        steps[shown]["args"][1],
+        layers[shown][1],
         margin={"b": 10},
         sliders=[
             {
                 "active": shown,
-                "steps": steps,
+                "steps": [
+                    {"method": "update", "label": str(layer), "args": [*update]} for layer, update in enumerate(layers)
+                ],
                 "currentvalue": {"prefix": "Layer ", "font": {"size": 14}},
                 "pad": {"t": 60},
                 "font": {"color": TEXT},
@@ -114,7 +114,8 @@ def gap(found: Explanation) -> Picture:
     )
 
 
-def _layer_step(layer: int, one: Any) -> dict[str, Any]:
+def _layer_update(one: Gap) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the data and the layout that show a layer."""
     sets = [*one.anchors.values(), *one.prompt.values()]
     meaning = {"image": "text → image", "harmful": "harmless → harmful"}
     titles = [
@@ -122,8 +123,7 @@ def _layer_step(layer: int, one: Any) -> dict[str, Any]:
         for k, (share, towards) in enumerate(zip(one.shares, one.towards, strict=True), 1)
     ]
     data = {"x": [[p[0] for p in points] for points in sets], "y": [[p[1] for p in points] for points in sets]}
-    layout = {"xaxis.title.text": titles[0], "yaxis.title.text": titles[1]}
-    return {"method": "update", "label": str(layer), "args": [data, layout]}
+    return {**data}, {"xaxis.title.text": titles[0], "yaxis.title.text": titles[1]}
 
 
 def shift_norms(found: Explanation) -> Picture:
@@ -235,48 +235,7 @@ def vector_lengths(norms: Sequence[float]) -> Picture:
     )
 
 
-def tokens(parting: Parting, veil: str = "open") -> str:
-    """Return the HTML of both answers around the token where they part, and of what was likely there.
-
-    `veil` "click" hides behind a click what the unsteered answer says.
-    """
-    if parting.place is None:
-        said = "The answers are the same, token by token. Likely first tokens:"
-    else:
-        said = f"The answers part at token {parting.place + 1}. Likely there:"
-    reveal = '<label class="reveal"><input type="checkbox"> Show it anyway</label>' if veil == "click" else ""
-    lines = "".join(
-        f"<dt>{name}</dt><dd{hidden} dir='auto'>{_marked(parting, row)}</dd>"
-        for name, row, hidden in (
-            ("Unsteered", parting.unsteered, ' class="answer"'),
-            ("Steered", parting.steered, ""),
-        )
-    )
-    rows = "".join(map(_candidate, parting.candidates))
-    return (
-        f'<section class="pane veil-{escape(veil)}" aria-label="Token by token"><div class="body">{reveal}'
-        f'<dl class="tokens">{lines}</dl><p class="hint">{said}</p><table class="candidates answer">'
-        f"<thead><tr><th>token</th><th>unsteered</th><th>steered</th></tr></thead><tbody>{rows}</tbody></table>"
-        "</div></section>"
-    )
-
-
-def _marked(parting: Parting, row: tuple[str, ...]) -> str:
-    place = -1 if parting.place is None else parting.place - parting.start
-    dots = "… " if parting.start else ""
-    return dots + "".join(f"<mark>{escape(text)}</mark>" if k == place else escape(text) for k, text in enumerate(row))
-
-
-def _candidate(one: Candidate) -> str:
-    text = one.text if one.text == END else repr(one.text)[1:-1].replace(" ", "␣")
-    cells = "".join(
-        f'<td><i class="bar" style="--fill: {COLOURS[colour]}; --share: {_percent(share)}"></i> {_percent(share)}</td>'
-        for colour, share in (("orange", one.unsteered), ("blue", one.steered))
-    )
-    return f"<tr><th><code>{escape(text)}</code></th>{cells}</tr>"
-
-
-def _figure(traces: Iterable[Any], height: int = 360) -> go.Figure:
+def _figure(traces: Iterable[go.Scatter], height: int = 360) -> go.Figure:
     figure = go.Figure(list(traces))
     figure.update_layout(
         template="none",
@@ -305,7 +264,7 @@ def _over_layers(series: Mapping[str, Sequence[float]], what: str, tickformat: s
     return figure
 
 
-def _line(name: str, x: Iterable[float], y: Sequence[float], **more: Any) -> go.Scatter:
+def _line(name: str, x: Iterable[float], y: Sequence[float], **more: object) -> go.Scatter:
     colour, symbol, dash = _LOOKS[name]
     return go.Scatter(
         x=list(x),
@@ -325,7 +284,7 @@ def _whiskers(name: str, rates: Sequence[tuple[float, Rate]]) -> go.Scatter:
     return _line(name, [alpha for alpha, _ in rates], [rate.percent for _, rate in rates], error_y=bars)
 
 
-def _scatter(name: str, points: Sequence[tuple[float, float]], label: str = "", **marker: Any) -> go.Scatter:
+def _scatter(name: str, points: Sequence[tuple[float, float]], label: str = "", **marker: object) -> go.Scatter:
     return go.Scatter(
         x=[point[0] for point in points],
         y=[point[1] for point in points],

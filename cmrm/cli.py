@@ -4,36 +4,42 @@ Nothing here imports torch before a command runs, so that `--help` is quick.
 """
 
 import json
+import os
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import Field, asdict
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from .errors import CmrmError
 from .settings import (
+    LENGTH,
     Corruption,
     Estimator,
     Layout,
-    Method,
-    Positions,
     Preset,
     Quantization,
+    Settings,
     Split,
-    Steps,
-    Third,
+    check_prompt,
     parse_alphas,
     parse_device_map,
-    parse_layers,
 )
+from .signatures import choose_fields, show_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .answering.comparison import Row, Step
-    from .steering.extraction import Progress
+    from PIL import Image
+
+    from .answering.steps import Row, Step
+    from .progress import Progress
     from .workbench import Workbench
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 app = typer.Typer(
     help="See what CMRM steering does to a vision-language model.",
@@ -65,52 +71,45 @@ Plain = Annotated[
 ]
 
 
+def _take_settings(behind: str, *names: str) -> Callable[[Command], Command]:
+    """Let a command's `**choices` be settings, those of `names` or all, with an option each behind that of `behind`."""
+
+    def take(command: Command) -> Command:
+        return show_parameters(command, [_option(one) for one in choose_fields(*names)], behind)
+
+    return take
+
+
+def _option(setting: Field) -> Parameter:
+    """Return a setting as an option; layers are a text."""
+    kind, default = (str, "") if setting.name == "layers" else (setting.type, setting.default)
+    annotation = Annotated[kind, typer.Option(help=setting.metadata["option"])]  # type: ignore[valid-type]
+    return Parameter(setting.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
+
+
 @app.command("compare")
+@_take_settings("image")
 def compare_command(
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[Path | None, typer.Option(help="Image file; without it the answer is text-only.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Strength, 0 to 2; default: the method's own.")] = None,
-    method: Annotated[Method, typer.Option(help="Offsets of an anchor set, or of this prompt.")] = "dataset",
     model: Model = "pocket",
     quantization: Quantized = "auto",
     device_map: Placed = "",
     plain_template: Plain = False,
     offsets: Stored = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="For temperatures above 0: the likeliest tokens to draw from.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="For temperatures above 0, and for the random direction.")] = 0,
-    layers: Annotated[str, typer.Option(help="Decoder layers such as 0-6,9; default: the recipe's.")] = "",
-    positions: Annotated[Positions | None, typer.Option(help="Shifted in a pass; default: the recipe's.")] = None,
-    steps: Annotated[Steps | None, typer.Option(help="Passes that are steered; default: the recipe's.")] = None,
-    estimator: Annotated[Estimator | None, typer.Option(help="Of the offsets; default: as they were measured.")] = None,
-    corruption: Annotated[Corruption | None, typer.Option(help="Of the offsets, likewise.")] = None,
-    third: Annotated[Third, typer.Option(help="A third answer: of the text alone, or in a random direction.")] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, which `repeat` reads.")] = False,
+    **choices: object,
 ) -> None:
     """Answer one prompt about one image, unsteered and steered, side by side."""
-    settings: dict[str, Any] = {
-        "alpha": alpha,
-        "method": method,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-        "layers": parse_layers(layers),
-        "positions": positions,
-        "steps": steps,
-        "estimator": estimator,
-        "corruption": corruption,
-        "third": third,
-    }
+    settings, picture = Settings.parse(**choices), _check_question(prompt, image)
     bench = open_workbench(model, quantization, device_map, plain_template, offsets)
-    rows = _last(bench.compare(image, prompt, **settings)).rows
+    rows = _follow(bench.compare(picture, prompt, settings)).rows
     if as_json:
-        from .saved_run import described
+        from .saved_run import write_run
 
-        _print_json(described(bench, image, prompt, rows, **settings))
+        _print_json(write_run(bench, image, prompt, settings, rows))
     else:
-        _print_panes(rows, third)
+        _print_panes(rows, settings)
 
 
 @app.command()
@@ -126,9 +125,10 @@ def repeat(
     from .saved_run import Run
 
     made = Run.read(run)
-    bench = open_workbench(*made.loaded_by(model, quantization), device_map, plain_template, offsets)
-    rows = _last(bench.compare(made.image, made.prompt, **made.settings)).rows
-    _print_panes(rows, made.settings["third"])
+    picture = made.image
+    bench = open_workbench(*made.source(model, quantization), device_map, plain_template, offsets)
+    rows = _follow(bench.compare(picture, made.prompt, made.settings)).rows
+    _print_panes(rows, made.settings)
     same = [row.text for row in rows] == made.texts
     for difference in made.differences(bench):
         say(difference)
@@ -137,20 +137,29 @@ def repeat(
         raise SystemExit(1)
 
 
+def _check_question(prompt: str, image: Path | None) -> "Image.Image | None":
+    """Return the picture, once it is known that both can be read."""
+    from .images import open_image
+
+    check_prompt(prompt)
+    return None if image is None else open_image(image)
+
+
 def open_workbench(
     model: str, quantization: Quantization, device_map: str, plain_template: bool, offsets: str | None
 ) -> "Workbench":
     """Open what the options name, with progress and notes on standard error."""
+    placement = parse_device_map(device_map)
     from .workbench import Workbench
 
-    placement, computing = parse_device_map(device_map), progress("computing offsets")
-    bench = Workbench.open(model, quantization, offsets, computing, placement, plain_template=plain_template)
+    report = _report_passes("computing offsets")
+    bench = Workbench.open(model, quantization, offsets, report, placement, plain_template=plain_template)
     for note in bench.notes:
         say(note)
     return bench
 
 
-def _last(stream: "Iterator[Step]") -> "Step":
+def _follow(stream: "Iterator[Step]") -> "Step":
     """Follow a comparison to its end, counting tokens on a terminal."""
     for step in stream:
         if sys.stderr.isatty():
@@ -159,8 +168,8 @@ def _last(stream: "Iterator[Step]") -> "Step":
     return step
 
 
-def _print_panes(rows: "tuple[Row, ...]", third: Third) -> None:
-    names = ("unsteered", "steered", {"text": "text only", "random": "random direction"}.get(third, ""))
+def _print_panes(rows: "tuple[Row, ...]", settings: Settings) -> None:
+    names = ("unsteered", "steered", {"text": "text only", "random": "random direction"}.get(settings.third, ""))
     print(*(_pane(name, row) for name, row in zip(names, rows, strict=False)), sep="\n")
 
 
@@ -174,26 +183,26 @@ def _print_json(value: object) -> None:
 
 
 @app.command()
+@_take_settings("alphas", "method", "max_new_tokens")
 def sweep(
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[Path | None, typer.Option(help="Image file; without it the answers are text-only.")] = None,
     alphas: Annotated[str, typer.Option(help="A range start:end:step, or a list.")] = "0:2:0.25",
-    method: Annotated[Method, typer.Option(help="Offsets of an anchor set, or of this prompt.")] = "dataset",
     model: Model = "pocket",
     quantization: Quantized = "auto",
     device_map: Placed = "",
     plain_template: Plain = False,
     offsets: Stored = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    **choices: object,
 ) -> None:
     """Answer one prompt at many alphas in one batch: where does it refuse, where does the language break?
 
     Fluency is the mean log-probability of an answer under the unsteered model.
     """
-    chosen = parse_alphas(alphas)
+    settings, strengths, picture = Settings.parse(**choices), parse_alphas(alphas), _check_question(prompt, image)
     bench = open_workbench(model, quantization, device_map, plain_template, offsets)
-    rows = _last(bench.sweep(image, prompt, chosen, method=method, max_new_tokens=max_new_tokens)).rows
+    rows = _follow(bench.sweep(picture, prompt, strengths, settings)).rows
     if as_json:
         _print_json([asdict(row) for row in rows])
         return
@@ -215,22 +224,23 @@ def extract(
     plain_template: Plain = False,
 ) -> None:
     """Measure dataset-level offsets on an anchor set and write them to a file."""
-    from .model.vlm import Vlm
+    placement = parse_device_map(device_map)
+    from .engines.local import LocalEngine
     from .steering.anchors import load_anchors
     from .steering.extraction import extract_offsets
     from .steering.recipes import recipes_for
 
-    vlm = Vlm.load(model, quantization, parse_device_map(device_map), plain_template=plain_template)
-    for note in vlm.notes:
+    engine = LocalEngine.load(model, quantization, placement, plain_template=plain_template)
+    for note in engine.notes:
         say(note)
-    recipe = recipes_for(vlm.identity.model)["dataset"]
+    recipe = recipes_for(engine.identity.model)["dataset"]
     chosen = load_anchors(anchors or recipe.anchors)
     offsets = extract_offsets(
-        vlm,
+        engine,
         chosen.texts,
         estimator=estimator or recipe.estimator,
         corruption=corruption or recipe.corruption,
-        progress=progress("passes"),
+        report=_report_passes("passes"),
     )
     offsets.save(out)
     summary = {"file": str(out), "fits": asdict(offsets.fits), "origin": asdict(offsets.origin)}
@@ -243,9 +253,9 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what an offsets file fits, how it was made, and how long its vectors are."""
-    from .steering.offsets_file import OffsetsFile
+    from .steering.offsets import Offsets
 
-    made = OffsetsFile.read(file)
+    made = Offsets.load(file)
     if as_json:
         _print_json(made.header())
         return
@@ -276,7 +286,7 @@ def evaluate(
     alphas: Annotated[str, typer.Option(help="Of the group alphas.")] = "0.25:2:0.25",
     judge: Annotated[str, typer.Option(help="A guard model beside the phrases: hf:NAME or a folder.")] = "",
     batch: Annotated[int, typer.Option(help="Prompts in a batch.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = LENGTH,
     model: Model = "pocket",
     quantization: Quantized = "auto",
     device_map: Placed = "",
@@ -310,7 +320,7 @@ def evaluate(
         max_new_tokens,
     )
     try:
-        report = run(plan, progress("answers"), say)
+        report = run(plan, report_counts("answers"), say)
     except KeyboardInterrupt:
         say(f"Stopped. What was answered is kept in {str(out)!r}; the same command goes on from there.")
         raise SystemExit(130) from None
@@ -318,7 +328,57 @@ def evaluate(
         print(report)
 
 
-def progress(what: str) -> "Progress":
+@app.command("app")
+def serve(
+    model: Model = "pocket",
+    quantization: Quantized = "auto",
+    device_map: Placed = "",
+    plain_template: Plain = False,
+    offsets: Stored = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", envvar=["CMRM_HOST", "GRADIO_SERVER_NAME"])
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Default: the first free from 7860.", envvar=["CMRM_PORT", "GRADIO_SERVER_PORT"], min=1, max=65535
+        ),
+    ] = None,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Also serve the endpoints as tools of an MCP server.", envvar="CMRM_MCP")
+    ] = False,
+) -> None:
+    """See what CMRM steering does to a vision-language model, side by side in the browser."""
+    zero_gpu = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
+    if zero_gpu:
+        import spaces  # must come before torch
+    from .server.memory import share_arenas
+
+    share_arenas()
+    say(f"Loading {model} ...")
+    from .server.health import health
+    from .server.launch import launch
+    from .ui import build
+    from .ui.requests_log import log_to_standard_error
+
+    bench = open_workbench(model, quantization, device_map, plain_template, offsets)
+    if zero_gpu:
+        from .server.zerogpu import on_zero_gpu
+
+        bench = on_zero_gpu(bench, spaces.GPU)
+    log_to_standard_error()
+    page = build(bench)
+    host = host or ("0.0.0.0" if "SPACE_ID" in os.environ else None)
+    launch(page, host, port, health=health(bench, page), mcp=mcp)
+
+
+def _report_passes(what: str) -> "Callable[[Progress], None]":
+    """Return a reporter of passes."""
+    report = report_counts(what)
+    return lambda progress: report(progress.done, progress.total)
+
+
+def report_counts(what: str) -> Callable[[int, int], None]:
     """Return a reporter that keeps one line of standard error up to date."""
     live = sys.stderr.isatty()
     tenths = 0

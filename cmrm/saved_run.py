@@ -3,22 +3,22 @@
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from .answering.comparison import Row
+from .answering.steps import Row
 from .errors import CmrmError
 from .images import open_image
+from .model.identity import LOCAL, Identity
 from .model.quantization import choice_for
 from .model.vlm import source_of
-from .settings import Quantization
+from .settings import Quantization, Settings
 from .steering.anchors import load_anchors
 from .steering.offsets import Offsets
-from .steering.offsets_file import LOCAL, Identity, typed
+from .steering.offsets_file import read_typed
 from .versions import versions
 from .workbench import Workbench
 
@@ -26,62 +26,44 @@ FORMAT = 1
 NAMES = ("unsteered", "steered", "third")
 MAX_BYTES = 128 << 20
 
-_CHANGES = ("alpha", "estimator", "corruption", "layers", "positions", "steps")
-_OTHERS = {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": 0, "third": "none"}
 
-
-def settled(bench: Workbench, method: Any = "dataset", offsets: Offsets | None = None, **asked: Any) -> dict[str, Any]:
-    """Return the settings of a run by the names of `Workbench.compare`, with the recipe's where none was asked for.
-
-    Raises:
-        CmrmError: as `Workbench.recipe`.
-    """
-    recipe = bench.recipe(method, offsets, **{name: asked.get(name) for name in _CHANGES})
-    chosen = {name: asked.get(name, default) for name, default in _OTHERS.items()}
-    return {"method": method, **{name: getattr(recipe, name) for name in _CHANGES}, **chosen}
-
-
-def origin(bench: Workbench, settings: dict[str, Any], offsets: Offsets | None = None) -> dict[str, Any]:
-    """Say what the offsets of a run were measured by, and on what."""
-    used = _used(bench, settings, offsets)
+def describe_offsets(bench: Workbench, settings: Settings, offsets: Offsets | None = None) -> dict[str, object]:
+    """Say what the offsets of a run with settled settings were measured by, and on what."""
+    used = bench.find_offsets(settings, offsets)
     if used is not None:
         anchors, number = "the visitor's" if offsets else bench.anchors, used.origin.anchors
-    elif settings["method"] == "sample":
+    elif settings.method == "sample":
         anchors, number = "the prompt", 1
     else:
-        chosen = load_anchors(bench.recipes["dataset"].anchors)
-        anchors, number = chosen.name, len(chosen.texts)
-    measured = {name: settings[name] for name in ("estimator", "corruption")}
+        shipped = load_anchors(bench.recipes["dataset"].anchors)
+        anchors, number = shipped.name, len(shipped.texts)
+    measured = {"estimator": settings.estimator, "corruption": settings.corruption}
     return {**measured, "anchors": anchors, "number": number}
 
 
-def _used(bench: Workbench, settings: dict[str, Any], offsets: Offsets | None) -> Offsets | None:
-    return bench.at_hand(settings["method"], settings["estimator"], settings["corruption"], offsets)
-
-
-def described(
+def write_run(
     bench: Workbench,
-    image: str | Path | None,
+    image: Path | None,
     prompt: str,
+    settings: Settings,
     rows: Sequence[Row],
     offsets: Offsets | None = None,
-    **asked: Any,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return a finished run as JSON has it, its image file included.
 
     Raises:
         CmrmError: an image file that is gone.
     """
-    settings = settled(bench, offsets=offsets, **asked)
-    used = _used(bench, settings, offsets)
+    chosen = bench.settle(settings, offsets)
+    used = bench.find_offsets(chosen, offsets)
     return {
         "format": FORMAT,
-        "model": asdict(bench.vlm.identity),
+        "model": asdict(bench.engine.identity),
         "prompt": prompt,
-        "image": None if image is None else _held(Path(image)),
-        "settings": settings,
+        "image": None if image is None else _write_image(image),
+        "settings": chosen.json(),
         "offsets": {
-            **origin(bench, settings, offsets),
+            **describe_offsets(bench, chosen, offsets),
             # What is measured for a run is measured alike by who repeats it.
             "sha256": None if used is None else used.digest(),
         },
@@ -90,17 +72,17 @@ def described(
     }
 
 
+@dataclass(frozen=True)
 class Run:
-    """A run that `described` wrote."""
+    """A run that `write_run` wrote; `picture` is its image file in base64, and `offsets` the SHA-256 of its offsets."""
 
-    def __init__(self, content: dict[str, Any]):
-        self.prompt: str = content["prompt"]
-        self.settings: dict[str, Any] = content["settings"]
-        self.model: Identity = typed(Identity, content["model"])
-        self.texts = [content[name]["text"] for name in NAMES if name in content]
-        self.versions: dict[str, str] = dict(content["versions"])
-        self._image: dict[str, str] | None = content["image"]
-        self._offsets: str | None = dict(content["offsets"]).get("sha256")
+    prompt: str
+    settings: Settings
+    model: Identity
+    texts: list[str]
+    versions: dict[str, str]
+    picture: str | None
+    offsets: str | None
 
     @classmethod
     def read(cls, path: str | Path) -> "Run":
@@ -115,17 +97,24 @@ class Run:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError("another format")
-            run = cls(content)
-            if set(run.settings) != {"method", *_CHANGES, *_OTHERS} or run.versions.keys() != versions().keys():
-                raise ValueError("other settings")
-            return run
+            if content["versions"].keys() != versions().keys():
+                raise ValueError("other versions")
+            return cls(
+                prompt=content["prompt"],
+                settings=Settings.of_json(content["settings"]),
+                model=read_typed(Identity, content["model"]),
+                texts=[content[name]["text"] for name in NAMES if name in content],
+                versions=content["versions"],
+                picture=content["image"] and content["image"]["base64"],
+                offsets=content["offsets"].get("sha256"),
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CmrmError(
                 f"{str(path)!r} is no run (missing, damaged or of another kind); give a file that the page's "
                 "Download or `python -m cmrm compare --json` made."
             ) from error
 
-    def loaded_by(self, model: str, quantization: Quantization | None) -> tuple[str, Quantization]:
+    def source(self, model: str, quantization: Quantization | None) -> tuple[str, Quantization]:
         """Return the model and the quantization to repeat the run by: those given, or else ("", None) its own.
 
         Raises:
@@ -144,20 +133,20 @@ class Run:
         Raises:
             CmrmError: a damaged one.
         """
-        if self._image is None:
+        if self.picture is None:
             return None
         try:
-            return open_image(BytesIO(base64.b64decode(self._image["base64"])))
-        except (KeyError, TypeError, ValueError) as error:
+            return open_image(BytesIO(base64.b64decode(self.picture)))
+        except (TypeError, ValueError) as error:
             raise CmrmError("The image in the run can't be read; download the run again.") from error
 
     def differences(self, bench: Workbench) -> list[str]:
         """Return a sentence for each thing that is not as it was."""
-        mine, theirs = asdict(self.model), asdict(bench.vlm.identity)
+        mine, theirs = asdict(self.model), asdict(bench.engine.identity)
         found = [
             f"The {name} was {mine[name]!r} and is {theirs[name]!r}." for name in mine if mine[name] != theirs[name]
         ]
-        if self._offsets not in (None, bench.offsets.digest()):
+        if self.offsets not in (None, bench.offsets.digest()):
             found.append("The offsets are others; give those of the run by --offsets.")
         for name, now in versions().items():
             then = self.versions[name]
@@ -165,7 +154,7 @@ class Run:
         return found
 
 
-def _held(path: Path) -> dict[str, str]:
+def _write_image(path: Path) -> dict[str, str]:
     try:
         return {"name": path.name, "base64": base64.b64encode(path.read_bytes()).decode()}
     except OSError as error:

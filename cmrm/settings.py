@@ -1,15 +1,16 @@
 """The choices of a run: each spelled once, with its default, its check, its text form and its JSON.
 
-To add one: a field of `Settings` here, its control on the page (`ui/compare.py`), and the docs. Nothing here imports
-torch, and nothing needs a model: what can be wrong without one is refused before one is loaded.
+To add one: a field of `Settings` here, its control on the page (`ui/controls.py`), and the docs. Nothing here imports
+torch, and nothing needs a model: what can be wrong without one is rejected before one is loaded.
 """
 
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, fields
+from itertools import groupby
+from typing import Literal, get_args
 
 from .errors import CmrmError
 
@@ -105,6 +106,13 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
     return tuple(layers) or None
 
 
+def format_layers(layers: Iterable[int] | None) -> str:
+    """Write rising layer indices as `parse_layers` reads them."""
+    runs = groupby(enumerate(layers or ()), lambda pair: pair[1] - pair[0])
+    ends = [(run[0][1], run[-1][1]) for run in (list(pairs) for _, pairs in runs)]
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in ends)
+
+
 def parse_device_map(text: str) -> DeviceMap | None:
     """Read a device map as an option gives it: a word such as "auto" or "cuda:0", or JSON from modules to devices.
 
@@ -160,6 +168,11 @@ def check_prompt(prompt: object) -> None:
         raise CmrmError("The prompt holds half a character (a lone surrogate), which is no Unicode text; remove it.")
 
 
+def _texts(option: str, parameter: str) -> dict[str, str]:
+    """Return what the command line and the API say of a setting."""
+    return {"option": option, "parameter": parameter}
+
+
 @dataclass(frozen=True)
 class Settings:
     """A run's choices; None leaves one to the method's recipe (`Workbench.settle` fills it in).
@@ -173,18 +186,77 @@ class Settings:
         CmrmError: a value that no model takes.
     """
 
-    alpha: float | None = None
-    method: Method = "dataset"
-    max_new_tokens: int = LENGTH
-    temperature: float = 0.0
-    seed: int = 0
-    top_p: float = 1.0
-    estimator: Estimator | None = None
-    corruption: Corruption | None = None
-    layers: tuple[int, ...] | None = None
-    positions: Positions | None = None
-    steps: Steps | None = None
-    third: Third = "none"
+    alpha: float | None = field(
+        default=None,
+        metadata=_texts(
+            "Strength, 0 to 2; default: the method's own.",
+            "strength of steering, 0 to 2; left out, the method's default",
+        ),
+    )
+    method: Method = field(
+        default="dataset",
+        metadata=_texts(
+            "Offsets of an anchor set, or of this prompt.",
+            'whose offsets are added: "dataset" (of an anchor set) or "sample" (of this prompt)',
+        ),
+    )
+    max_new_tokens: int = field(
+        default=LENGTH, metadata=_texts("Longest answer.", "length of the longest answer, in tokens")
+    )
+    temperature: float = field(default=0.0, metadata=_texts("0 is greedy.", "of sampling; 0, the default, is greedy"))
+    seed: int = field(
+        default=0,
+        metadata=_texts(
+            "For temperatures above 0, and for the random direction.",
+            "of sampling, the same for all answers, if the temperature is above 0; and of the random direction",
+        ),
+    )
+    top_p: float = field(
+        default=1.0,
+        metadata=_texts(
+            "For temperatures above 0: the likeliest tokens to draw from.",
+            "of sampling: draw from the likeliest tokens whose probabilities reach this sum; 1 is from all",
+        ),
+    )
+    estimator: Estimator | None = field(
+        default=None,
+        metadata=_texts(
+            "Of the offsets; default: as they were measured.",
+            '"mean", "pc1" or "sequential"; another than the offsets\' own is measured first; "" is their own',
+        ),
+    )
+    corruption: Corruption | None = field(
+        default=None,
+        metadata=_texts(
+            "Of the offsets, likewise.",
+            '"white", "black", "mean" or "noise", the image of the offsets, likewise',
+        ),
+    )
+    layers: tuple[int, ...] | None = field(
+        default=None,
+        metadata=_texts(
+            "Decoder layers such as 0-6,9; default: the recipe's.",
+            'decoder layers to steer, such as "0-6,9"; "" for the recipe\'s',
+        ),
+    )
+    positions: Positions | None = field(
+        default=None,
+        metadata=_texts("Shifted in a pass; default: the recipe's.", '"last" or "all" of a pass; "" for the recipe\'s'),
+    )
+    steps: Steps | None = field(
+        default=None,
+        metadata=_texts(
+            "Passes that are steered; default: the recipe's.",
+            '"prompt", or "all" for each new token too; "" for the recipe\'s',
+        ),
+    )
+    third: Third = field(
+        default="none",
+        metadata=_texts(
+            "A third answer: of the text alone, or in a random direction.",
+            '"text" adds an answer to the prompt alone, "random" one steered in a random direction; to the details',
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, Method)
@@ -214,13 +286,14 @@ class Settings:
         Raises:
             CmrmError: a value that is none, in words.
         """
-        read = {name: _whole(value) for name, value in given.items() if value is not None and value != ""}
+        read = {name: value for name, value in given.items() if value is not None and value != ""}
+        read |= {name: _whole(read[name]) for name in ("max_new_tokens", "seed") if name in read}
         if isinstance(layers := read.get("layers"), str):
             read["layers"] = parse_layers(layers)
-        return cls(**read)  # type: ignore[arg-type]  # what is no such value is refused in words
+        return cls(**read)  # type: ignore[arg-type]  # what is no such value is rejected in words
 
     @classmethod
-    def of_json(cls, values: Mapping[str, Any]) -> "Settings":
+    def of_json(cls, values: Mapping[str, object]) -> "Settings":
         """Read what `json` wrote.
 
         Raises:
@@ -230,9 +303,10 @@ class Settings:
         if values.keys() != {field.name for field in fields(cls)}:
             raise TypeError("these are other settings")
         layers = values["layers"]
-        return cls(**{**values, "layers": tuple(layers) if isinstance(layers, list) else layers})
+        read = {**values, "layers": tuple(layers) if isinstance(layers, list) else layers}
+        return cls(**read)  # type: ignore[arg-type]  # as in `parse`
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> dict[str, object]:
         """Return them by name, as JSON has them."""
         return asdict(self)
 

@@ -37,7 +37,8 @@ def take_screenshots() -> None:
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
-    from cmrm.ui import build, launch
+    from cmrm.server.launch import launch
+    from cmrm.ui import build
     from cmrm.workbench import Workbench
 
     SCREENSHOTS.mkdir(exist_ok=True)
@@ -76,7 +77,7 @@ def take_screenshots() -> None:
             page.locator("#image img").wait_for()
             shoot("before")
             # The pocket model is too fast for a camera.
-            slow = bench.vlm.model.register_forward_pre_hook(lambda *_: time.sleep(0.25))
+            slow = bench.engine.vlm.model.register_forward_pre_hook(lambda *_: time.sleep(0.25))
             run()
             page.wait_for_function("document.querySelectorAll('.running .answer')[1]?.innerText.length > 12")
             shoot("during")

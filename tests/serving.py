@@ -13,8 +13,9 @@ import tiny
 from cmrm import LocalEngine, Row, Step, Vlm, extract_offsets
 from cmrm.judging.phrases import judge_by_phrases
 from cmrm.server.health import health
+from cmrm.server.launch import launch
 from cmrm.steering.recipes import recipes_for
-from cmrm.ui import build, launch
+from cmrm.ui import build
 from cmrm.workbench import Workbench
 
 ANCHORS = str(Path(__file__).with_name("anchors.jsonl"))  # of two lengths: a byte is a token here
@@ -29,6 +30,11 @@ class Served:
     vlm: Vlm
     blocks: gr.Blocks
     passes: int = 0
+
+    @property
+    def hooks(self) -> int:
+        """How many forward hooks are on the model."""
+        return self.vlm.network.hook_count
 
     def idle(self, quiet: float = 0.6, patience: float = 10.0) -> bool:
         """Whether the model comes to rest."""

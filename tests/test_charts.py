@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from cmrm.charts import COLOURS, STYLE, alpha_curves, pictures, tokens
+from cmrm.charts import COLOURS, STYLE, alpha_curves, pictures
 from cmrm.explaining.explain import END, Candidate, Explanation, Gap, Parting
 from cmrm.judging.statistics import Rate
 
@@ -110,7 +110,7 @@ def test_colours_stand_out_on_light_and_dark(background):
 
 def test_pictures_are_part_of_any_page_and_ask_for_nothing_outside(found):
     for picture in [*pictures(found), alpha_curves({1: (Rate(1, 2), None, None)})]:
-        html = picture.html()
+        html = picture.div()
         assert "Plotly.newPlot" in html
         assert not re.search(r'(src|href)="http', html)
         assert picture.figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
@@ -129,19 +129,3 @@ def test_rates_over_alpha_have_their_intervals():
     assert refusal.error_y.arrayminus[1] == pytest.approx(90 - low)
     assert "90.0% (82.6 to 94.5) at 1" in picture.alt
     assert "over-refusal: 5.0%" in picture.alt
-
-
-def test_tokens_are_escaped_and_the_parting_is_marked():
-    html = tokens(parting())
-    assert "<b>" not in html
-    assert html.count("<mark>") == 2
-    assert "<mark> &lt;b&gt;</mark>" in html
-    assert f"<mark>{END}</mark>" in html
-    assert "part at token 4" in html
-    for share in ("75.0%", "12.5%", "82.5%"):
-        assert share in html
-    assert "Show it anyway" not in html
-    assert "Show it anyway" in tokens(parting(), "click")
-    same = tokens(parting(place=None, unsteered=(" the",), steered=(" the",)))
-    assert "<mark>" not in same
-    assert "are the same" in same

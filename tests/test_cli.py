@@ -4,14 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
-import torch
 from PIL import Image
 
-from cmrm import CmrmError, Offsets, Vlm
+from cmrm import CmrmError, Offsets, Settings, Vlm
 from cmrm.saved_run import Run
 
 
@@ -72,7 +72,7 @@ def test_inspect_says_what_a_file_is(offsets, tmp_path):
 
 def test_inspect_does_not_hand_the_terminal_to_a_file(offsets, tmp_path):
     path = tmp_path / "mine.safetensors"
-    Offsets(offsets.values, replace(offsets.fits, model="\x1b[2Jpocket\nlayers 99")).save(path)
+    Offsets(offsets.values, fits=replace(offsets.fits, model="\x1b[2Jpocket\nlayers 99")).save(path)
     done = run("inspect", path)
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
@@ -97,7 +97,7 @@ def test_inspect_reads_the_hub_and_refuses_what_is_no_offsets_file(damaged, offs
 def test_inspect_needs_no_torch(offsets, tmp_path):
     offsets.save(tmp_path / "mine.safetensors")
     code = (
-        "import sys; from cmrm.steering.offsets_file import OffsetsFile; OffsetsFile.read(sys.argv[1]); "
+        "import sys; from cmrm.steering.offsets import Offsets; Offsets.load(sys.argv[1]); "
         "sys.exit('torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "mine.safetensors")]
@@ -220,7 +220,7 @@ def test_a_run_of_a_checkpoint_that_came_quantized_is_repeated_by_its_folder(che
     saved = Vlm.load(checkpoint, "int8")
     saved.model.save_pretrained(tmp_path / "small")
     saved.processor.save_pretrained(tmp_path / "small")
-    Offsets(torch.ones(4, 64), saved.identity).save(tmp_path / "offsets.safetensors")
+    Offsets(np.ones((4, 64), np.float32), fits=saved.identity).save(tmp_path / "offsets.safetensors")
     placed = ("--model", tmp_path / "small", "--offsets", tmp_path / "offsets.safetensors")
     done = run("compare", *placed, "--prompt", "What?", "--max-new-tokens", 4, "--json")
     assert done.returncode == 0, done.stderr
@@ -236,18 +236,15 @@ def test_a_run_of_a_checkpoint_that_came_quantized_is_repeated_by_its_folder(che
 
 def test_a_run_is_repeated_as_it_was_quantized(checkpoint, tmp_path):
     identity = Vlm.load(checkpoint, "none").identity
-    content = {"prompt": "", "settings": {}, "versions": {}, "image": None, "offsets": {}}
 
     def chosen(model, quantization, given=None):
-        made = Run({**content, "model": asdict(replace(identity, model=model, quantization=quantization))})
-        return made.loaded_by("", given)
+        made = Run("", Settings(), replace(identity, model=model, quantization=quantization), [], {}, None, None)
+        return made.source("", given)
 
     for name in ("nf4", "fp4", "int8", "none"):
         assert chosen("pocket", name) == ("pocket", name)
     assert chosen("someone/model", "awq") == ("someone/model", "auto")
     assert chosen("someone/model", "fp4", "none") == ("someone/model", "none")
-    with pytest.raises(TypeError):
-        chosen(5, "none")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 9}'])

@@ -5,88 +5,97 @@ import time
 
 import fake_spaces
 import serving
-from gradio_client.utils import is_file_obj_with_meta
 
-from cmrm import CmrmError
+from cmrm import CmrmError, Settings
+from cmrm.progress import Progress, finish
 from cmrm.server.zerogpu import on_zero_gpu
-from cmrm.ui import Ask, answer
+from cmrm.ui import Request, answer
 
-PICTURE = {"path": str(serving.CIRCLE), "meta": {"_type": "gradio.FileData"}}
-ASKS = (
-    Ask(PICTURE, "What is this?", 0.5, "dataset", 6),
-    Ask(None, "What is this?", None, "sample", 6, 1.0, 3),
-    Ask(PICTURE, "Hello", (0.5, 1.0), "dataset", 4),
+PICTURE, LONG = str(serving.CIRCLE), Settings(alpha=1.0, max_new_tokens=400)
+REQUESTS = (
+    Request(PICTURE, "What is this?", Settings(alpha=0.5, max_new_tokens=6)),
+    Request(None, "What is this?", Settings(method="sample", max_new_tokens=6, temperature=1.0, seed=3)),
+    Request(PICTURE, "Hello", Settings(max_new_tokens=4), alphas=(0.5, 1.0)),
 )
 
 
-def last(bench, ask) -> list:
-    *_, step = answer(bench, ask)
+def last(bench, request) -> list:
+    *_, step = answer(bench, request)
     return [[row.text, row.alpha, row.verdict, row.fluency] for row in step.rows]
 
 
-def explained(bench) -> str:
-    *told, found = bench.explain(serving.CIRCLE, "What is this?", max_new_tokens=6)
-    assert told
-    assert all(isinstance(sentence, str) for sentence in told)
+def explain(bench) -> str:
+    stages: list[Progress] = []
+    found = finish(bench.explain(PICTURE, "What is this?", Settings(max_new_tokens=6)), stages.append)
+    assert {"reading", "answering", "parting"} <= {progress.stage for progress in stages}
     return repr(found)
 
 
-def measured(bench) -> list:
-    *passes, offsets = bench.extracting(["a cat", "two dogs", "bake bread"])
-    done, total = passes[-1]
-    assert done == total
+def measure(bench) -> list:
+    passes: list[Progress] = []
+    offsets = finish(bench.extract(["a cat", "two dogs", "bake bread"]), passes.append)
+    assert passes[-1].done == passes[-1].total
     return offsets.values.tolist()
 
 
-def refused(bench, **changes) -> str:
+def answer_all(bench) -> list:
+    return [*(last(bench, request) for request in REQUESTS), explain(bench), measure(bench)]
+
+
+def reject(bench, prompt: str, settings: Settings) -> str:
     try:
-        last(bench, Ask(**{**vars(ASKS[0]), **changes}))
+        finish(bench.compare(PICTURE, prompt, settings))
     except CmrmError as error:
         return str(error)
     return ""
 
 
 def main() -> dict:
-    assert is_file_obj_with_meta(PICTURE)
     bench = serving.workbench()
-    alone = [*(last(bench, ask) for ask in ASKS), explained(bench), measured(bench)]
-    bench.states.clear()
+    alone = answer_all(bench)
+    for kept in (bench._states, bench._measured):
+        kept.clear()
     pace = {"seconds": 0.0}
-    bench.vlm.model.register_forward_pre_hook(lambda *_: time.sleep(2 if "slow" in asked[-1] else pace["seconds"]))
+    vlm = bench.engine.vlm
+    vlm.model.register_forward_pre_hook(lambda *_: time.sleep(2 if "slow" in asked[-1] else pace["seconds"]))
     asked: list[str] = [""]
     # The worker learns what is asked from the request itself.
-    whole = type(bench.vlm).encode
+    whole = type(vlm).encode
 
-    def encode(vlm, prompt, image):
+    def encode(self, prompt, image):
         asked.append(prompt)
         if prompt == "explode":
             raise ZeroDivisionError("boom")
-        return whole(vlm, prompt, image)
+        return whole(self, prompt, image)
 
-    type(bench.vlm).encode = encode
-    fake_spaces.after = lambda: bench.vlm.network.hook_count
-    hooks = bench.vlm.network.hook_count
+    type(vlm).encode = encode
+    fake_spaces.after = lambda: vlm.network.hook_count
+    hooks = vlm.network.hook_count
     zero = on_zero_gpu(bench, fake_spaces.GPU, "cpu")
-    away = [*(last(zero, ask) for ask in ASKS), explained(zero), measured(zero)]
-    sentences = [refused(zero, alpha=9), refused(zero, prompt=""), refused(zero, max_new_tokens="many")]
-    sentences.append(refused(zero, prompt="explode"))
+    away = answer_all(zero)
+    sentences = [
+        reject(zero, "Hello", Settings(layers=(999,))),
+        reject(zero, "", LONG),
+        reject(zero, "Hello", Settings(max_new_tokens=2048)),
+        reject(zero, "explode", LONG),
+    ]
     try:
-        list(zero.explain(None, ""))
+        finish(zero.explain(None, ""))
     except CmrmError as error:
         sentences.append(str(error))
 
-    stream = answer(zero, Ask(None, "go on", 1.0, "dataset", 400))
+    stream = answer(zero, Request(None, "go on", LONG))
     for _ in range(3):
         next(stream)
     stream.close()
 
     start = time.monotonic()
-    stream = answer(zero, Ask(None, "slow", 1.0, "dataset", 400))
+    stream = answer(zero, Request(None, "slow", LONG))
     next(stream)
     first = time.monotonic() - start
     stream.close()
     closed = time.monotonic() - start
-    again = [*(last(zero, ask) for ask in ASKS), explained(zero), measured(zero)]
+    again = answer_all(zero)
     return {
         "alone": alone,
         "away": away,

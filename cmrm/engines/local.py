@@ -119,6 +119,15 @@ class LocalEngine:
         """Say how the model is doing."""
         return EngineHealth(self.vlm.network.lock.locked(), self.vlm.network.hook_count)
 
+    @property
+    def movable(self) -> bool:
+        """Whether the weights are whole and on the CPU, so that they can move to another device."""
+        return self.identity.quantization == "none" and self.vlm.device.type == "cpu"
+
+    def move(self, device: str) -> None:
+        """Move the weights to another device."""
+        self.vlm.model.to(device)
+
     def _encode(self, prompt: Prompt) -> Inputs:
         """Lay out a prompt of a batch: many conditions ask the same."""
         digest = hashlib.sha256(prompt.text.encode(errors="surrogatepass"))

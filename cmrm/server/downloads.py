@@ -7,40 +7,29 @@ import asyncio
 import ipaddress
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urljoin
 
 import gradio as gr
 import httpx
-from gradio_client.utils import is_http_url_like
 from safehttpx import AsyncSecureTransport
 
 from ..errors import CmrmError, first_sentence
+from ..ui.gradio_private import replace_fetching
 
 MOST_BYTES, SECONDS, HOPS = 50_000_000, 15.0, 4
 
 
 def bound_downloads(blocks: gr.Blocks) -> None:
     """Let every component of a page fetch what a visitor names by URL with `fetch`."""
-    for block in blocks.blocks.values():
-        block.async_move_resource_to_block_cache = _bounded(block, block.async_move_resource_to_block_cache)
+    replace_fetching(blocks, _fetch_or_say)
 
 
-def _bounded(
-    block: gr.blocks.Block, move: Callable[..., Awaitable[str | None]]
-) -> Callable[..., Awaitable[str | None]]:
-    async def moved(place: str | Path | None) -> str | None:
-        if place is None or not is_http_url_like(str(place)):
-            return await move(place)
-        try:
-            path = await fetch(str(place), Path(block.GRADIO_CACHE))
-        except CmrmError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        block.temp_files.add(str(path))
-        return str(path)
-
-    return moved
+async def _fetch_or_say(url: str, folder: Path) -> Path:
+    try:
+        return await fetch(url, folder)
+    except CmrmError as error:
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 async def fetch(url: str, folder: Path) -> Path:
@@ -51,18 +40,18 @@ async def fetch(url: str, folder: Path) -> Path:
     """
     try:
         async with asyncio.timeout(SECONDS):
-            return await _fetched(url, folder)
+            return await _follow(url, folder)
     except TimeoutError as error:
-        raise _refusal(f"it took more than {SECONDS:g} s") from error
+        raise _error(f"it took more than {SECONDS:g} s") from error
     except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _refusal(first_sentence(error)) from error
+        raise _error(first_sentence(error)) from error
 
 
-def _refusal(reason: str) -> CmrmError:
+def _error(reason: str) -> CmrmError:
     return CmrmError(f"The image could not be fetched from its address ({reason}); upload it instead.")
 
 
-async def _fetched(url: str, folder: Path) -> Path:
+async def _follow(url: str, folder: Path) -> Path:
     for _ in range(HOPS):
         # The address that was checked is the one that is called, so that a name can't change its mind in between.
         transport = AsyncSecureTransport(await public_address(httpx.URL(url).host))
@@ -72,11 +61,11 @@ async def _fetched(url: str, folder: Path) -> Path:
                 continue
             if response.status_code != 200:
                 raise ValueError(f"it answered with status {response.status_code}")
-            return await _stored(response, folder)
+            return await _store(response, folder)
     raise ValueError(f"it redirects more than {HOPS} times")
 
 
-async def _stored(response: httpx.Response, folder: Path) -> Path:
+async def _store(response: httpx.Response, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = Path(tempfile.mkdtemp(dir=folder)) / "image"
     size = 0

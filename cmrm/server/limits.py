@@ -1,7 +1,6 @@
-"""What the server refuses before any event: bodies that are too long, and requests when the queue is full."""
+"""What the server rejects before any event: bodies that are too long, and requests when the queue is full."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import gradio as gr
 from fastapi import HTTPException, Request
@@ -9,13 +8,13 @@ from fastapi.responses import JSONResponse
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .health import Queue
+from ..ui.queue import Queue
 
 MOST_BODY = 64_000_000
 """Bytes of one HTTP request: an upload, or the JSON of a call, which may hold a picture as a data URI."""
 
 
-def limits(blocks: gr.Blocks) -> dict[str, Any]:
+def limits(blocks: gr.Blocks) -> dict[str, object]:
     """Return what makes a FastAPI app keep the limits, as its keyword arguments."""
     return {"middleware": [Middleware(BoundedBody)], "exception_handlers": {503: _busy(blocks)}}
 
@@ -45,7 +44,7 @@ def _busy(blocks: gr.Blocks) -> Callable[[Request, Exception], Awaitable[JSONRes
     """Return what answers in place of Gradio's word on a full queue."""
 
     async def busy(request: Request, error: Exception) -> JSONResponse:
-        queue = Queue.of(blocks)
+        queue = Queue.read(blocks)
         seconds = max(1, round(queue.ahead * queue.seconds))
         return JSONResponse({"detail": queue.busy}, 503, {"Retry-After": str(seconds)})
 

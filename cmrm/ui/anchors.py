@@ -1,25 +1,25 @@
 """The Anchors tab: a visitor's own texts in, offsets out, to look at, to keep and to steer by."""
 
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from ..charts import vector_lengths
 from ..errors import CmrmError
+from ..progress import Progress, relay
 from ..settings import Corruption, Estimator
 from ..steering.anchors import AnchorSet, load_anchors, read_anchors
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
-from . import view as page
-from .events import HIDDEN, IN_TURN, refusing, running_on, say_if_stopped, turn
-from .own_offsets import Own
-from .requests import Progress, measurement, opened, uploaded
+from . import html
+from .events import HIDDEN, IN_TURN, Updates, follow_stop, run_model, show_errors, wait_for_turn
+from .own_offsets import Own, offer_offsets
+from .requests import measure, open_upload, require_upload
+from .stages import Countdown
 
 INTRO = """
 **Where do the vectors come from?** Each anchor is a short text, read once alone and once beside a meaningless image;
@@ -27,18 +27,6 @@ the offset of a layer is the difference between both states. What the anchors ar
 harmless ones, or a mix, and see in **Compare** what each does. Your offsets steer your own answers only.
 """
 
-_FACTS = {
-    "model": "Made for",
-    "revision": "Revision",
-    "architecture": "Architecture",
-    "quantization": "Quantization",
-    "estimator": "Estimator",
-    "corruption": "Corruption",
-    "anchors": "Anchors",
-    "anchors_sha256": "SHA-256 of the anchors",
-    "created": "Made at",
-    "versions": "Versions",
-}
 _MOST_BYTES = 4 << 20
 
 
@@ -65,19 +53,11 @@ class _Anchors:
     progress: gr.State
 
 
-def anchors_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> None:
+def add_anchors_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> None:
     """Lay out the tab and connect its events; what a visitor chooses to use goes to `own`."""
     parts = _lay_out(bench)
     _connect_texts(bench, parts)
     _connect_offsets(bench, blocks, parts, own)
-
-
-def kept(offsets: Offsets, blocks: gr.Blocks) -> str:
-    """Write a file that a visitor may download, under a name that can't be guessed, and deleted as uploads are."""
-    path = str(Path(get_upload_folder()) / secrets.token_hex(20) / "offsets.safetensors")
-    offsets.save(path)
-    blocks.upload_file_set.add(path)
-    return path
 
 
 def _lay_out(bench: Workbench) -> _Anchors:
@@ -113,7 +93,7 @@ def _lay_out(bench: Workbench) -> _Anchors:
                 stop = gr.Button("Stop", variant="stop", elem_id="anchors-stop")
             upload = gr.UploadButton("Or open an offsets file", file_types=[".safetensors"], size="md")
         with gr.Column(scale=7, min_width=300):
-            note = gr.HTML(page.note("Your offsets appear here."), elem_id="anchors-note")
+            note = gr.HTML(html.write_note("Your offsets appear here."), elem_id="anchors-note")
             with gr.Column(visible=False, elem_id="anchors-results") as results:
                 with gr.Row(elem_classes="pair"):
                     use = gr.Button("Use for my answers", variant="primary")
@@ -127,62 +107,66 @@ def _lay_out(bench: Workbench) -> _Anchors:
 
 
 def _connect_texts(bench: Workbench, parts: _Anchors) -> None:
-    def loaded(file: Any) -> dict[Any, Any]:
-        try:
-            found = _read(file)
-            return {parts.texts: found.lines, parts.note: page.note(_count(found))}
-        except CmrmError as error:
-            return {parts.note: page.message(str(error))}
+    def show(found: AnchorSet) -> Updates:
+        return {parts.texts: found.lines, parts.note: html.write_note(_count(found))}
 
-    def taken() -> dict[Any, Any]:
-        found = load_anchors(bench.recipes["dataset"].anchors)
-        return {parts.texts: found.lines, parts.note: page.note(_count(found))}
+    def load(file: object) -> Updates:
+        try:
+            return show(_read_upload(file))
+        except CmrmError as error:
+            return {parts.note: html.write_error(str(error))}
+
+    def take() -> Updates:
+        return show(load_anchors(bench.recipes["dataset"].anchors))
 
     filled = [parts.texts, parts.note]
-    parts.load.upload(loaded, parts.load, filled, preprocess=False, **IN_TURN, **HIDDEN)
-    parts.shipped.click(taken, None, filled, queue=False, **HIDDEN)
+    parts.load.upload(load, parts.load, filled, preprocess=False, **IN_TURN, **HIDDEN)
+    parts.shipped.click(take, None, filled, queue=False, **HIDDEN)
 
 
 def _connect_offsets(bench: Workbench, blocks: gr.Blocks, parts: _Anchors, own: Own) -> None:
-    def shown(offsets: Offsets) -> dict[Any, Any]:
-        picture = vector_lengths(offsets.file().norms)
+    def show(offsets: Offsets) -> Updates:
+        picture = vector_lengths(offsets.norms)
         return {
-            parts.note: page.note("These are your offsets:"),
+            parts.note: html.write_note("These are your offsets:"),
             parts.progress: "",
             parts.results: gr.Column(visible=True),
-            parts.facts: _facts(offsets, offsets.check(bench.vlm)),
+            parts.facts: html.write_offsets(offsets, offsets.check(bench.engine.identity)),
             parts.plot: picture.figure,
-            parts.caption: page.caption(picture),
-            parts.download: kept(offsets, blocks),
+            parts.caption: html.write_caption(picture),
+            parts.download: offer_offsets(offsets, blocks),
             parts.made: offsets,
         }
 
-    def failed(error: CmrmError) -> dict[Any, Any]:
-        return {parts.note: page.message(str(error)), parts.progress: ""}
+    def show_error(error: CmrmError) -> Updates:
+        return {parts.note: html.write_error(str(error)), parts.progress: ""}
 
-    def begin() -> dict[Any, Any]:
-        waiting = turn(blocks)
+    def show_pass(countdown: Countdown, progress: Progress) -> Updates:
+        return {parts.note: html.write_progress(countdown.describe(progress), progress)}
+
+    def begin() -> Updates:
+        waiting = wait_for_turn(blocks)
         return {
-            parts.note: page.note(waiting, running=True),
+            parts.note: html.write_note(waiting, running=True),
             parts.progress: waiting,
             parts.results: gr.Column(visible=False),
         }
 
-    def stream(texts: Any, estimator: Any, corruption: Any) -> Iterator[dict[Any, Any]]:
-        with refusing():
+    def stream(texts: str | None, estimator: object, corruption: object) -> Iterator[Updates]:
+        with show_errors():
             try:
-                anchors = read_anchors(texts or "", "Your list")
-                yield {parts.note: page.note(f"Reading {_count(anchors)} ...", running=True)}
-                for found in measurement(bench, anchors.texts, estimator, corruption):
-                    yield shown(found) if isinstance(found, Offsets) else {parts.note: _bar(found)}
+                anchors, countdown = read_anchors(texts or "", "Your list"), Countdown()
+                yield {parts.note: html.write_note(f"Reading {_count(anchors)} ...", running=True)}
+                passes = measure(bench, anchors.texts, estimator, corruption)
+                yield show((yield from relay(passes, partial(show_pass, countdown))))
             except CmrmError as error:
-                yield failed(error)
+                yield show_error(error)
 
-    def given(file: Any) -> dict[Any, Any]:
+    def open_file(file: object) -> Updates:
         try:
-            return shown(opened(bench, file))
+            return show(open_upload(bench, file))
         except CmrmError as error:
-            return failed(error)
+            return show_error(error)
 
     results = [
         parts.note,
@@ -194,18 +178,17 @@ def _connect_offsets(bench: Workbench, blocks: gr.Blocks, parts: _Anchors, own: 
         parts.download,
         parts.made,
     ]
-    begun = parts.compute.click(begin, None, [parts.note, parts.progress, parts.results], **IN_TURN, **HIDDEN)
+    waiting = parts.compute.click(begin, None, [parts.note, parts.progress, parts.results], **IN_TURN, **HIDDEN)
     asked = [parts.texts, parts.estimator, parts.corruption]
-    running = begun.success(stream, asked, results, preprocess=False, **running_on(parts.note))
-    say_if_stopped(running, parts.note, parts.progress)
+    running = waiting.success(stream, asked, results, preprocess=False, **run_model(parts.note))
+    follow_stop(running, parts.note, parts.progress)
     parts.stop.click(None, cancels=[running])
-    parts.open.upload(given, parts.open, results, preprocess=False, **IN_TURN, **HIDDEN)
-    parts.use.click(own.using, parts.made, own.outputs, queue=False, **HIDDEN)
+    parts.open.upload(open_file, parts.open, results, preprocess=False, **IN_TURN, **HIDDEN)
+    parts.use.click(own.use, parts.made, own.outputs, queue=False, **HIDDEN)
 
 
-def _read(file: Any) -> AnchorSet:
-    """Read an uploaded list."""
-    path = Path(uploaded(file, "list of anchors"))
+def _read_upload(file: object) -> AnchorSet:
+    path = Path(require_upload(file, "list of anchors"))
     if path.stat().st_size > _MOST_BYTES:
         raise CmrmError(
             f"{path.name} has more than {_MOST_BYTES >> 20} MiB, which is no list of short texts; give another."
@@ -222,21 +205,3 @@ def _count(anchors: AnchorSet) -> str:
     parts = ", ".join(f"{count} {group}" for group, count in groups.items())
     count = len(anchors.texts)
     return f"{count} text{'s' * (count != 1)}" + (f": {parts}" if parts else "")
-
-
-def _bar(progress: Progress) -> str:
-    return (
-        f'<p class="hint running" role="status">{progress}</p>'
-        f'<progress max="{progress.total}" value="{progress.done}" aria-label="Passes"></progress>'
-    )
-
-
-def _facts(offsets: Offsets, warnings: list[str]) -> str:
-    facts = offsets.file().facts()
-    rows = "".join(f"<div><dt>{label}</dt><dd>{escape(facts[name])}</dd></div>" for name, label in _FACTS.items())
-    notes = "".join(f'<p class="note">{escape(warning)}</p>' for warning in warnings)
-    layers, hidden = offsets.values.shape
-    return (
-        f'<div class="status">{notes}<dl><div><dt>Vectors</dt><dd>{layers} layers, {hidden} wide</dd></div>{rows}</dl>'
-        "</div>"
-    )

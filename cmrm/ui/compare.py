@@ -2,29 +2,27 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, get_args
 
 import gradio as gr
+from gradio.components import Component
 
 from ..errors import CmrmError
 from ..files import ASSETS
-from ..model.prompts import MAX_CHARACTERS
 from ..pocket.vocabulary import unknown_words
-from ..settings import MAX_ALPHA, METHODS, Corruption, Estimator, Positions, Steps
+from ..settings import MAX_CHARACTERS
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
-from . import view as page
-from .events import HIDDEN, IN_TURN, refusing, running_on, turn, when_ended
+from . import html
+from .controls import add_controls, add_image, add_prompt
+from .events import HIDDEN, IN_TURN, follow_end, run_model, show_errors, wait_for_turn
 from .own_offsets import Own
-from .requests import LENGTH, Ask, answer
-from .share import Runs, Share, connect_share, share_row, with_run
-from .view import METHOD_NAMES, RUNNING, View, steering_label
-from .votes import Tally, Vote, Votes, vote_row, voted
-
-LONGEST = 512
-AS_TUNED = "as tuned"
+from .requests import answer, parse_request
+from .share import Runs, Share, add_run, add_share_row, connect_share
+from .view import RUNNING, View, label_steering, needs_veil
+from .votes import Tally, Vote, Votes, add_vote_row, cast_vote
 
 EXAMPLES = {
     "Harmful request: degraded": (
@@ -47,247 +45,165 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Compare:
-    """The components that events read, write or start from."""
+    """The components that events read, write or start from; `controls` are those of the settings, by name."""
 
     image: gr.Image
     prompt: gr.Textbox
+    controls: dict[str, Component]
     run: gr.Button
     stop: gr.Button
     again: gr.Button
     clear: gr.Button
     blind: gr.Checkbox
-    method: gr.Radio
-    alpha: gr.Slider
-    tokens: gr.Slider
-    temperature: gr.Slider
-    top_p: gr.Slider
-    seed: gr.Number
-    estimator: gr.Dropdown
-    corruption: gr.Dropdown
-    layers: gr.Textbox
-    positions: gr.Dropdown
-    steps: gr.Dropdown
-    third: gr.Radio
     panes: list[gr.HTML]
     problem: gr.HTML
     view: gr.State
 
     @property
-    def settings(self) -> list[Any]:
-        """Return the inputs of a run, in the order of `Ask`."""
-        drawn = [self.temperature, self.seed, self.top_p]
-        where = [self.estimator, self.corruption, self.layers, self.positions, self.steps]
-        return [self.image, self.prompt, self.alpha, self.method, self.tokens, *drawn, *where, self.third]
-
-    @property
-    def frame(self) -> list[Any]:
-        """Return the outputs that `page.frame` fills."""
+    def frame(self) -> list[Component]:
+        """Return the outputs that `html.write_frame` fills."""
         return [*self.panes, self.problem, self.view]
 
 
-def compare_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> Compare:
+def add_compare_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> Compare:
     """Lay out the tab and connect its events."""
-    alpha = bench.recipes["dataset"].alpha
-    empty = View(page.needs_veil(bench), steering_label("dataset", alpha))
+    empty = View(needs_veil(bench), label_steering("dataset", bench.recipes["dataset"].alpha))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            asked = _ask_column(bench, alpha)
+            image, prompt = add_image("image", "a text-only answer"), add_prompt("prompt")
+            with gr.Row(elem_id="actions"):
+                run = gr.Button("Run", variant="primary", elem_id="run")
+                stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                again = gr.Button("Regenerate", elem_id="again")
+                clear = gr.Button("Clear", elem_id="clear")
+            blind = gr.Checkbox(
+                label="Blind: vote before you see which side is steered", container=False, elem_id="blind"
+            )
+            with gr.Accordion("Settings", open=False, elem_id="settings"):
+                controls = add_controls(bench)
         with gr.Column(scale=8, min_width=300):
-            gr.HTML(page.notice(bench))
+            gr.HTML(html.write_notice(bench))
             problem = gr.HTML("", elem_id="problem")
             with gr.Row(elem_id="panes"):
-                panes = [gr.HTML(page.pane(empty, k), elem_id=f"pane-{k}") for k in (0, 1, 2)]
-            parts = Compare(**asked, panes=panes, problem=problem, view=gr.State(empty))
-            votes = vote_row()
-            share = share_row()
+                panes = [gr.HTML(html.write_pane(empty, k), elem_id=f"pane-{k}") for k in (0, 1, 2)]
+            votes = add_vote_row()
+            share = add_share_row()
             with gr.Row(elem_id="examples"):
                 for label, group in EXAMPLES.items():
                     with gr.Column():
                         samples = [[str(ASSETS / "examples" / name), text] for name, text in group]
-                        gr.Examples(samples, [parts.image, parts.prompt], label=label, api_visibility="private")
+                        gr.Examples(samples, [image, prompt], label=label, api_visibility="private")
+    view = gr.State(empty)
+    parts = Compare(image, prompt, controls, run, stop, again, clear, blind, panes, problem, view)
     _connect(bench, parts, blocks, own, share)
     _connect_votes(parts, votes, share)
-    connect_share(bench, share, parts, blocks)
+    connect_share(bench, blocks, share, view, {"image": image, "prompt": prompt, **controls}, parts.frame)
     return parts
-
-
-def longest_answer(bench: Workbench) -> int:
-    """Return the most tokens that the page lets a visitor ask for."""
-    return min(LONGEST, (bench.vlm.context_length or LONGEST) // 2)
-
-
-def _ask_column(bench: Workbench, alpha: float) -> dict[str, Any]:
-    parts: dict[str, Any] = {
-        "image": gr.Image(
-            label="Image",
-            placeholder="Drop an image, or leave empty\nfor a text-only answer",
-            sources=["upload", "clipboard", "webcam"],
-            height=250,
-            buttons=["fullscreen"],
-            elem_id="image",
-        ),
-        "prompt": gr.Textbox(
-            label="Prompt", placeholder="Ask about the image, or ask for something", max_lines=8, elem_id="prompt"
-        ),
-    }
-    with gr.Row(elem_id="actions"):
-        parts["run"] = gr.Button("Run", variant="primary", elem_id="run")
-        parts["stop"] = gr.Button("Stop", variant="stop", elem_id="stop")
-        parts["again"] = gr.Button("Regenerate", elem_id="again")
-        parts["clear"] = gr.Button("Clear", elem_id="clear")
-    parts["blind"] = gr.Checkbox(
-        label="Blind: vote before you see which side is steered", container=False, elem_id="blind"
-    )
-    with gr.Accordion("Settings", open=False, elem_id="settings"):
-        parts |= _settings(bench, alpha)
-    return parts
-
-
-def _settings(bench: Workbench, alpha: float) -> dict[str, Any]:
-    longest, last = longest_answer(bench), len(bench.vlm.layers) - 1
-    methods = [(f"{METHOD_NAMES[method]} offsets", method) for method in METHODS]
-    parts: dict[str, Any] = {
-        "method": gr.Radio(methods, value="dataset", label="Method"),
-        "alpha": gr.Slider(0, MAX_ALPHA, alpha, step=0.05, label="Alpha", info="Strength; 0 is unsteered."),
-        "tokens": gr.Slider(1, longest, min(LENGTH, longest), step=1, label="Max tokens"),
-        "third": gr.Radio(
-            [("none", "none"), ("text only", "text"), ("random direction", "random")],
-            value="none",
-            label="Third answer",
-            info="The model without the image, or steered by random vectors as long as the offsets.",
-        ),
-    }
-    with gr.Accordion("Where and how", open=False):
-        parts["layers"] = gr.Textbox(
-            label="Layers", info=f"0 to {last}, such as 0-{last // 2},{last}.", placeholder=AS_TUNED, max_lines=1
-        )
-        parts["positions"] = _choice("Positions", Positions, "The last position of a pass, or all.")
-        parts["steps"] = _choice("Steps", Steps, "The prompt alone, or each new token too.")
-        parts["estimator"] = _choice("Estimator", Estimator, "How the offsets are measured.")
-        parts["corruption"] = _choice("Corruption", Corruption, "The image beside which they are measured.")
-    with gr.Accordion("Sampling", open=False):
-        parts["temperature"] = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0 is greedy.")
-        parts["top_p"] = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", info="For temperatures above 0.")
-        parts["seed"] = gr.Number(
-            0, label="Seed", precision=0, info="For temperatures above 0, and the random direction."
-        )
-    return parts
-
-
-def _choice(label: str, choices: Any, info: str) -> gr.Dropdown:
-    return gr.Dropdown([(AS_TUNED, ""), *get_args(choices)], value="", label=label, info=info)
 
 
 def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own, share: Share) -> None:
-    veiled = page.needs_veil(bench)
+    controls, veiled = parts.controls, needs_veil(bench)
 
     def begin(
-        view: View, blind: bool, prompt: Any, method: Any, alpha: Any, temperature: Any, seed: Any, third: Any,
-        event: gr.EventData,
-    ) -> Any:  # fmt: skip
+        event: gr.EventData, view: View, blind: bool, prompt: object, *values: object
+    ) -> list[object] | dict[str, object]:
         if view.phase in RUNNING:
             gr.Info("An answer is still on its way; wait for its end, or press Stop.")
             return gr.skip()
+        choices = dict(zip(controls, values, strict=True))
         waiting = View(
             veiled,
-            steering_label(method, alpha),
+            label_steering(choices["method"], choices["alpha"]),
             "waiting",
-            turn(blocks),
+            wait_for_turn(blocks),
             blind=blind,
             order=random.choice(((0, 1), (1, 0))) if blind else (0, 1),
-            third="none" if blind else third,
-            unknown=_unknown(bench, prompt),
+            third="none" if blind else str(choices["third"]),
+            unknown=_find_unknown(bench, prompt),
         )
         if event.target is not parts.again:
-            return [*page.frame(waiting), seed]
-        if not temperature:
+            return [*html.write_frame(waiting), choices["seed"]]
+        if not choices["temperature"]:
             gr.Info("At temperature 0 the answer is the same each time; raise it in the settings for another.")
-        return [*page.frame(waiting), random.randrange(2**31)]
+        return [*html.write_frame(waiting), random.randrange(2**31)]
 
-    def stream(view: View, offsets: Offsets | None, *settings: Any) -> Iterator[list[Any]]:
-        ask = replace(Ask(*settings), third=view.third, offsets=offsets)
-        with refusing():
-            recipe = bench.recipes.get(ask.method)
-            view = replace(
-                view,
-                phase="reading",
-                note=_reading(ask),
-                ask=ask,
-                label=view.label + ", own offsets" * (offsets is not None and ask.method == "dataset"),
-                strength=recipe.alpha if recipe else 0.0,
-            )
-            yield page.frame(view)
+    def stream(
+        view: View, offsets: Offsets | None, image: object, prompt: object, *values: object
+    ) -> Iterator[list[object]]:
+        choices = {**dict(zip(controls, values, strict=True)), "third": view.third}
+        with show_errors():
             try:
-                for step in answer(bench, ask):
-                    view = view.after(step)
-                    yield page.frame(view)
+                request = parse_request("compare", image, prompt, choices, offsets)
+                method = request.settings.method
+                view = replace(
+                    view,
+                    phase="reading",
+                    note="Reading the prompt ..." if image is None else "Reading the image ...",
+                    request=request,
+                    label=view.label + ", own offsets" * (offsets is not None and method == "dataset"),
+                    strength=bench.recipes[method].alpha,
+                )
+                yield html.write_frame(view)
+                with closing(answer(bench, request)) as steps:
+                    for step in steps:
+                        view = view.advance(step)
+                        yield html.write_frame(view)
             except CmrmError as error:
-                yield page.frame(view.failed(str(error)))
+                yield html.write_frame(view.fail(str(error)))
 
-    def cleared(method: Any, alpha: Any) -> list[Any]:
-        return [None, "", *page.frame(View(veiled, steering_label(method, alpha)))]
+    def clear(method: object, alpha: object) -> list[object]:
+        return [None, "", *html.write_frame(View(veiled, label_steering(method, alpha)))]
 
-    def settled(view: View, runs: Runs) -> list[Any]:
-        view = view.settled()
-        return [*page.frame(view), *with_run(runs, view)]
+    def end(view: View, runs: Runs) -> list[object]:
+        view = view.end()
+        return [*html.write_frame(view), *add_run(runs, view)]
 
-    begun = gr.on(
+    waiting = gr.on(
         [parts.run.click, parts.prompt.submit, parts.again.click],
         begin,
-        [
-            parts.view,
-            parts.blind,
-            parts.prompt,
-            parts.method,
-            parts.alpha,
-            parts.temperature,
-            parts.seed,
-            parts.third,
-        ],
-        [*parts.frame, parts.seed],
+        [parts.view, parts.blind, parts.prompt, *controls.values()],
+        [*parts.frame, controls["seed"]],
         preprocess=False,
         **IN_TURN,
         **HIDDEN,
     )
-    # Values come unchecked, so that one place, the library, says what is wrong with them.
-    running = begun.success(
+    # Values come unchecked, so that one place, the settings, says what is wrong with them.
+    running = waiting.success(
         stream,
-        [parts.view, own.offsets, *parts.settings],
+        [parts.view, own.offsets, parts.image, parts.prompt, *controls.values()],
         parts.frame,
         preprocess=False,
-        **running_on(*parts.panes[:2]),
+        **run_model(*parts.panes[:2]),
     )
-    when_ended(running, settled, [parts.view, share.runs], [*parts.frame, *share.outputs])
+    follow_end(running, end, [parts.view, share.runs], [*parts.frame, *share.outputs])
     parts.stop.click(None, cancels=[running])
     parts.clear.click(None, cancels=[running])
     parts.clear.click(
-        cleared,
-        [parts.method, parts.alpha],
+        clear,
+        [controls["method"], controls["alpha"]],
         [parts.image, parts.prompt, *parts.frame],
         preprocess=False,
         **IN_TURN,
         **HIDDEN,
     )
-    parts.method.input(lambda method: bench.recipes[method].alpha, parts.method, parts.alpha, queue=False, **HIDDEN)
+    controls["method"].input(
+        lambda method: bench.recipes[method].alpha, controls["method"], controls["alpha"], queue=False, **HIDDEN
+    )
 
 
 def _connect_votes(parts: Compare, votes: Votes, share: Share) -> None:
-    def vote(choice: Vote, view: View, tally: Tally, runs: Runs) -> list[Any]:
+    def vote(choice: Vote, view: View, tally: Tally, runs: Runs) -> list[object]:
         if not view.blind or view.phase != "done":
             return [gr.skip()] * len(outputs)
-        view, tally, said = voted(choice, view, tally)
-        return [*page.frame(view), tally, said, *with_run(runs, view)]
+        view, tally, sentence = cast_vote(choice, view, tally)
+        return [*html.write_frame(view), tally, sentence, *add_run(runs, view)]
 
     outputs = [*parts.frame, votes.tally, votes.note, *share.outputs]
     for choice, button in votes.buttons.items():
         button.click(partial(vote, choice), [parts.view, votes.tally, share.runs], outputs, **IN_TURN, **HIDDEN)
 
 
-def _unknown(bench: Workbench, prompt: Any) -> tuple[str, ...]:
-    if bench.vlm.identity.model != "pocket" or not isinstance(prompt, str) or len(prompt) > MAX_CHARACTERS:
+def _find_unknown(bench: Workbench, prompt: object) -> tuple[str, ...]:
+    if needs_veil(bench) or not isinstance(prompt, str) or len(prompt) > MAX_CHARACTERS:
         return ()
-    return unknown_words(prompt, bench.vlm.tokenizer)
-
-
-def _reading(ask: Ask) -> str:
-    return "Reading the prompt ..." if ask.image is None else "Reading the image ..."
+    return unknown_words(prompt, bench.engine.tokenizer)

@@ -1,61 +1,66 @@
 """The API: `/compare`, `/sweep`, `/explain`, `/extract` and `/inspect`, named and documented."""
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable
+from dataclasses import Field, asdict
+from inspect import Parameter, cleandoc
+from typing import TypeVar, get_args
 
 import gradio as gr
-from gradio.utils import get_function_description
 
-from ..answering.comparison import Row, Step
-from ..saved_run import NAMES, origin, settled
-from ..settings import Method
+from ..answering.steps import Row, Step
+from ..progress import relay
+from ..saved_run import NAMES, describe_offsets
+from ..signatures import choose_fields, show_parameters
 from ..steering.offsets import Offsets
-from ..steering.offsets_file import OffsetsFile
 from ..workbench import Workbench
-from .anchors import kept
-from .events import IN_TURN, ONE_AT_A_TIME, refusing
-from .requests import LENGTH, Ask, answer, explanation, measurement, named, parsed_range, uploaded
+from .events import IN_TURN, show_errors
+from .gradio_private import offer_endpoint
+from .own_offsets import offer_offsets
+from .queue import ONE_AT_A_TIME
+from .requests import Request, answer, explain_answers, measure, parse_request, rename_in_errors, require_upload
+from .stages import Countdown, describe
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def add_endpoints(bench: Workbench, blocks: gr.Blocks) -> None:
     """Offer each function by its name to programs, and as a tool to MCP clients."""
     for endpoint in (_compare_endpoint(bench), _sweep_endpoint(bench), _explain_endpoint(bench)):
-        _offer(blocks, endpoint, **ONE_AT_A_TIME)
-    _offer(blocks, _extract_endpoint(bench, blocks), **ONE_AT_A_TIME)
-    _offer(blocks, _inspect_endpoint(), **IN_TURN)
+        offer_endpoint(blocks, endpoint, **ONE_AT_A_TIME)
+    offer_endpoint(blocks, _extract_endpoint(bench, blocks), **ONE_AT_A_TIME)
+    offer_endpoint(blocks, _inspect_endpoint(), **IN_TURN)
 
 
-def _offer(blocks: gr.Blocks, function: Any, **options: Any) -> None:
-    """Offer a function by its name; its docstring says what each parameter and each return is.
+def _take_settings(function: Function, behind: str, *names: str) -> Function:
+    """Let an endpoint's `*choices` be settings, those of `names` or all, and its docstring say what they are.
 
-    Gradio shows that to MCP clients alone; this puts it on the API page and into `Client.view_api` as well.
+    Gradio reads the parameters, their defaults and the outputs off the signature.
     """
-    fn = blocks.fns[gr.api(function, api_name=function.__name__, **options)["id"]]
-    _, parameters, returns = get_function_description(function)
-    for component, text in zip(fn.inputs, parameters.values(), strict=True):
-        component.api_info()["additional_description"] = text
-    for component, line in zip(fn.outputs, returns, strict=True):
-        component.label, _, text = line.partition(": ")
-        component.api_info()["description"] = text
+    chosen = choose_fields(*names)
+    lines = "".join(f"    {one.name}: {one.metadata['parameter']}\n" for one in chosen)
+    function.__doc__ = cleandoc(function.__doc__ or "").replace("Returns:\n", f"{lines}Returns:\n")
+    return show_parameters(function, [_parameter(one) for one in chosen], behind)
 
 
-def _compare_endpoint(bench: Workbench) -> Any:
-    # Gradio reads the parameters, their defaults and the three outputs off this signature.
+def _parameter(setting: Field) -> Parameter:
+    """Return a setting as programs give it: a number or the method as it is, any other choice as a text."""
+    if setting.name == "method" or {int, float} & {setting.type, *get_args(setting.type)}:
+        kind, default = setting.type, setting.default
+    else:
+        kind, default = str, setting.default or ""
+    return Parameter(setting.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
+
+
+def _name(choices: tuple[object, ...], *names: str) -> dict[str, object]:
+    """Return what an endpoint took, by the names of the settings."""
+    return dict(zip((one.name for one in choose_fields(*names)), choices, strict=False))
+
+
+def _compare_endpoint(bench: Workbench) -> Callable[..., object]:
     def compare(  # type: ignore[misc]
         image: gr.FileData = None,  # no union with None: MCP clients could not send one
         prompt: str = "",
-        alpha: float | None = None,
-        method: Method = "dataset",
-        max_new_tokens: int = LENGTH,
-        temperature: float = 0.0,
-        seed: int = 0,
-        top_p: float = 1.0,
-        estimator: str = "",
-        corruption: str = "",
-        layers: str = "",
-        positions: str = "",
-        steps: str = "",
-        third: str = "none",
+        *choices: object,
     ) -> tuple[str, str, dict]:
         """Answer one prompt about one image twice: by the model as it is, and steered by CMRM to refuse as for text.
 
@@ -64,40 +69,28 @@ def _compare_endpoint(bench: Workbench) -> Any:
         Parameters:
             image: the picture (in MCP a URL or a data: URI); leave it out for a text-only answer
             prompt: what to ask
-            alpha: strength of steering, 0 to 2; left out, the method's default
-            method: whose offsets are added: "dataset" (of an anchor set) or "sample" (of this prompt)
-            max_new_tokens: length of the longest answer, in tokens
-            temperature: of sampling; 0, the default, is greedy
-            seed: of sampling, the same for all answers, if the temperature is above 0; and of the random direction
-            top_p: of sampling: draw from the likeliest tokens whose probabilities reach this sum; 1 is from all
-            estimator: "mean", "pc1" or "sequential"; another than the offsets' own is measured first; "" is their own
-            corruption: "white", "black", "mean" or "noise", the image of the offsets, likewise
-            layers: decoder layers to steer, such as "0-6,9"; "" for the recipe's
-            positions: "last" or "all" of a pass; "" for the recipe's
-            steps: "prompt", or "all" for each new token too; "" for the recipe's
-            third: "text" adds an answer to the prompt alone, "random" one steered in a random direction; to the details
         Returns:
             unsteered: the answer of the model as it is
             steered: the answer of the same model, steered
             details: each answer's verdict (refused, complied or broken), tokens and seconds; what to repeat it by
         """
-        where = (estimator, corruption, layers, positions, steps)
-        ask = Ask(image, prompt, alpha, method, max_new_tokens, temperature, seed, top_p, *where, third)
-        with refusing():
-            for step in answer(bench, ask):
+        with show_errors():
+            request = parse_request("compare", image, prompt, _name(choices))
+            for step in answer(bench, request):
                 unsteered, steered = step.rows[:2]
-                yield unsteered.text, steered.text, details(bench, ask, step)
+                yield unsteered.text, steered.text, details(bench, request, step)
 
-    return compare
+    return _take_settings(compare, "prompt")
 
 
-def _sweep_endpoint(bench: Workbench) -> Any:
+def _sweep_endpoint(bench: Workbench) -> Callable[..., object]:
+    taken = ("method", "max_new_tokens")
+
     def sweep(  # type: ignore[misc]
         image: gr.FileData = None,  # no union with None: MCP clients could not send one
         prompt: str = "",
         alphas: str = "0:2:0.25",
-        method: Method = "dataset",
-        max_new_tokens: int = LENGTH,
+        *choices: object,
     ) -> list[dict]:
         """Answer one prompt about one image at many strengths of steering, in one batch.
 
@@ -107,25 +100,26 @@ def _sweep_endpoint(bench: Workbench) -> Any:
             image: the picture (in MCP a URL or a data: URI); leave it out for text-only answers
             prompt: what to ask
             alphas: strengths: a range start:end:step within 0 to 2, or a list such as "0.5,1"; 0 is always there
-            method: whose offsets are added: "dataset" (of an anchor set) or "sample" (of this prompt)
-            max_new_tokens: length of the longest answer, in tokens
         Returns:
             rows: each alpha's text, verdict, tokens, and fluency (the text's mean log-probability, unsteered)
         """
-        with refusing():
-            for step in answer(bench, Ask(image, prompt, parsed_range(alphas), method, max_new_tokens)):
-                yield [{"alpha": row.alpha, "text": row.text, "fluency": row.fluency} | _row(row) for row in step.rows]
+        with show_errors():
+            request = parse_request("sweep", image, prompt, _name(choices, *taken), alphas=alphas)
+            for step in answer(bench, request):
+                yield [
+                    {"alpha": row.alpha, "text": row.text, "fluency": row.fluency} | _measures(row) for row in step.rows
+                ]
 
-    return sweep
+    return _take_settings(sweep, "alphas", *taken)
 
 
-def _explain_endpoint(bench: Workbench) -> Any:
+def _explain_endpoint(bench: Workbench) -> Callable[..., object]:
+    taken = ("alpha", "method", "max_new_tokens")
+
     def explain(  # type: ignore[misc]
         image: gr.FileData = None,  # no union with None: MCP clients could not send one
         prompt: str = "",
-        alpha: float | None = None,
-        method: Method = "dataset",
-        max_new_tokens: int = LENGTH,
+        *choices: object,
     ) -> dict:
         """Say why the model answers one prompt about one image differently when it is steered by CMRM.
 
@@ -134,20 +128,18 @@ def _explain_endpoint(bench: Workbench) -> Any:
         Parameters:
             image: the picture (in MCP a URL or a data: URI); leave it out for text-only answers
             prompt: what to ask
-            alpha: strength of steering, 0 to 2; left out, the method's default
-            method: whose offsets are added: "dataset" (of an anchor set) or "sample" (of this prompt)
-            max_new_tokens: length of the longest answer, in tokens
         Returns:
             explanation: by layer, how states moved; where the answers part; by alpha, the probability of a refusal
         """
-        with refusing():
-            for found in explanation(bench, Ask(image, prompt, alpha, method, max_new_tokens)):
-                yield {"progress": found} if isinstance(found, str) else asdict(found)
+        with show_errors():
+            request = parse_request("explain", image, prompt, _name(choices, *taken))
+            found = yield from relay(explain_answers(bench, request), lambda progress: {"progress": describe(progress)})
+            yield asdict(found)
 
-    return explain
+    return _take_settings(explain, "prompt", *taken)
 
 
-def _extract_endpoint(bench: Workbench, blocks: gr.Blocks) -> Any:
+def _extract_endpoint(bench: Workbench, blocks: gr.Blocks) -> Callable[..., object]:
     def extract(  # type: ignore[misc]
         anchors: list[str],
         estimator: str | None = None,
@@ -165,17 +157,15 @@ def _extract_endpoint(bench: Workbench, blocks: gr.Blocks) -> Any:
             file: the offsets, a safetensors file that is kept for an hour
             header: what the file fits, how it was made, and the norm of each layer's vector
         """
-        with refusing():
-            for found in measurement(bench, anchors, estimator, corruption):
-                if isinstance(found, Offsets):
-                    yield gr.FileData(path=kept(found, blocks)), found.file().header()
-                else:
-                    yield None, {"progress": str(found)}
+        with show_errors():
+            passes, countdown = measure(bench, anchors, estimator, corruption), Countdown()
+            offsets = yield from relay(passes, lambda one: (None, {"progress": countdown.describe(one)}))
+            yield gr.FileData(path=offer_offsets(offsets, blocks)), offsets.header()
 
     return extract
 
 
-def _inspect_endpoint() -> Any:
+def _inspect_endpoint() -> Callable[..., object]:
     def inspect(file: gr.FileData) -> dict:
         """Say what a CMRM offsets file fits, how it was made, and how long the vector of each layer is.
 
@@ -184,33 +174,33 @@ def _inspect_endpoint() -> Any:
         Returns:
             header: format, fits (model, architecture, sizes), origin (estimator, anchors), norms by layer
         """
-        with refusing():
-            path = uploaded(file, "offsets")
-            with named(path):
-                return OffsetsFile.read(path).header()
+        with show_errors():
+            path = require_upload(file, "offsets")
+            with rename_in_errors(path):
+                return Offsets.load(path).header()
 
     return inspect
 
 
-def details(bench: Workbench, ask: Ask, step: Step) -> dict[str, Any]:
+def details(bench: Workbench, request: Request, step: Step) -> dict[str, object]:
     """Return what is known about the answers besides two texts, the settings to repeat them included."""
-    identity, settings = bench.vlm.identity, settled(bench, **ask.options)
-    rows = {name: _row(row) for name, row in zip(NAMES, step.rows, strict=False)}
+    identity, settings = bench.engine.identity, bench.settle(request.settings, request.offsets)
+    rows = {name: _measures(row) for name, row in zip(NAMES, step.rows, strict=False)}
     if "third" in rows:
         rows["third"]["text"] = step.rows[2].text
     return {
         "model": identity.model,
         "revision": identity.revision,
         "quantization": identity.quantization,
-        **settings,
-        "offsets": origin(bench, settings, ask.offsets),
-        "progress": step.note,
+        **settings.json(),
+        "offsets": describe_offsets(bench, settings, request.offsets),
+        "progress": describe(step.progress) if step.progress else "",
         **rows,
         "done": step.done,
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _measures(row: Row) -> dict[str, object]:
     return {
         "verdict": row.verdict,
         "tokens": row.tokens,

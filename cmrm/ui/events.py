@@ -1,65 +1,68 @@
-"""What the events of all tabs share: whose turn it is, and how errors are told."""
+"""What the events of all tabs share: whose turn it is, and how errors are shown."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
+from gradio.events import Dependency
 
 from ..errors import CmrmError
-from ..server.health import TURN, Queue
-from . import view as page
+from . import html
+from .queue import ONE_AT_A_TIME, Queue
 from .requests import UNEXPECTED
 
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": TURN, "concurrency_limit": 1}
-"""Of every event that runs the model."""
+Updates = dict[Component, object]
+"""What an event sets: values of components, or their new looks."""
 
-IN_TURN: dict[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
+IN_TURN = {"concurrency_id": "page", "concurrency_limit": 1}
 MOST_WAITING = 64
-HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 
 _log = logging.getLogger(__name__)
 
 
-def running_on(*places: gr.HTML) -> dict[str, Any]:
+def run_model(*places: gr.HTML) -> dict[str, object]:
     """Return the options of a visitor's event that runs the model; while it waits, `places` show where in the queue."""
     return {**ONE_AT_A_TIME, **HIDDEN, "show_progress": "minimal", "show_progress_on": list(places)}
 
 
-def turn(blocks: gr.Blocks) -> str:
+def wait_for_turn(blocks: gr.Blocks) -> str:
     """Say that a request waits for the model.
 
     Raises:
         gr.Error: too many wait already.
     """
-    queue = Queue.of(blocks)
+    queue = Queue.read(blocks)
     if queue.waiting >= MOST_WAITING:
         raise gr.Error(queue.busy, title="Busy", print_exception=False)
     return "Waiting for a turn ..."
 
 
-def when_ended(running: Any, function: Any, inputs: Any, outputs: Any) -> None:
+def follow_end(
+    running: Dependency, function: Callable[..., object], inputs: Sequence[Component], outputs: Sequence[Component]
+) -> None:
     """Let `function` follow a stream, however it ended.
 
-    One that was cancelled may still paint for a moment, so what it leaves is settled only after it.
+    One that was cancelled may still paint for a moment, so what it leaves is put right only after it.
     """
     for after in (running.then, running.failure):
         after(function, inputs, outputs, **IN_TURN, **HIDDEN)
 
 
-def say_if_stopped(running: Any, note: gr.HTML, progress: gr.State) -> None:
+def follow_stop(running: Dependency, note: gr.HTML, progress: gr.State) -> None:
     """Say in `note` that a stream was stopped, if its `progress`, "" at the end of its work, says so."""
 
-    def settled(said: str) -> list[Any]:
-        return [page.note("Stopped.") if said else gr.skip(), ""]
+    def say_stopped(sentence: str) -> list[object]:
+        return [html.write_note("Stopped.") if sentence else gr.skip(), ""]
 
-    when_ended(running, settled, progress, [note, progress])
+    follow_end(running, say_stopped, [progress], [note, progress])
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
-    """Tell the caller what is wrong in the one sentence that there is for it."""
+def show_errors() -> Iterator[None]:
+    """Show the caller what is wrong in the one sentence that there is for it."""
     try:
         yield
     except CmrmError as error:

@@ -3,23 +3,23 @@
 import re
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from markdown_it.token import Token
+from markdown_it.utils import EnvType
+from markupsafe import Markup
 
 _MARKED = '<mark class="parting">{}</mark>'
 _SPACE = re.compile(r"(\s+)")
 
 
-def html(text: str, mark: int | None = None) -> str:
+def render_markdown(text: str, mark: int | None = None) -> Markup:
     """Return the HTML of `text`, with word number `mark` marked."""
-    rendered: str = _MARKDOWN.render(text, {"mark": mark, "seen": 0})
-    return rendered
+    return Markup(_MARKDOWN.render(text, {"mark": mark, "seen": 0}))
 
 
-def parting(texts: Sequence[str], ended: Sequence[bool]) -> int | None:
+def find_parting(texts: Sequence[str], ended: Sequence[bool]) -> int | None:
     """Return the number of the first word in which two texts differ, None for nowhere.
 
     The last word of a text that has not ended may still grow, so it is left out, and what follows it is not missed.
@@ -44,7 +44,7 @@ def _leaves(tokens: Sequence[Token]) -> Iterator[Token]:
             yield token
 
 
-def _escaped(content: str, env: Any) -> str:
+def _escape(content: str, env: EnvType) -> str:
     """Escape a text, and mark a word as it is counted."""
     parts = _SPACE.split(content)
     for place, part in enumerate(parts):
@@ -56,19 +56,19 @@ def _escaped(content: str, env: Any) -> str:
     return "".join(parts)
 
 
-def _text(_: Any, tokens: Sequence[Token], place: int, __: Any, env: Any) -> str:
-    return _escaped(tokens[place].content, env)
+def _text(_: object, tokens: Sequence[Token], place: int, __: object, env: EnvType) -> str:
+    return _escape(tokens[place].content, env)
 
 
-def _code(_: Any, tokens: Sequence[Token], place: int, __: Any, env: Any) -> str:
-    return f"<code>{_escaped(tokens[place].content, env)}</code>"
+def _code(_: object, tokens: Sequence[Token], place: int, __: object, env: EnvType) -> str:
+    return f"<code>{_escape(tokens[place].content, env)}</code>"
 
 
-def _fence(_: Any, tokens: Sequence[Token], place: int, __: Any, env: Any) -> str:
-    return f"<pre><code>{_escaped(tokens[place].content, env)}</code></pre>\n"
+def _fence(_: object, tokens: Sequence[Token], place: int, __: object, env: EnvType) -> str:
+    return f"<pre><code>{_escape(tokens[place].content, env)}</code></pre>\n"
 
 
-def _renderer() -> MarkdownIt:
+def _make_renderer() -> MarkdownIt:
     made = MarkdownIt("zero", {"html": False, "breaks": True})
     made.enable(["list", "fence", "emphasis", "backticks", "newline", "escape"])
     for name, rule in {"text": _text, "code_inline": _code, "fence": _fence}.items():
@@ -76,4 +76,4 @@ def _renderer() -> MarkdownIt:
     return made
 
 
-_MARKDOWN = _renderer()
+_MARKDOWN = _make_renderer()

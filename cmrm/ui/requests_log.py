@@ -5,34 +5,38 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
-from ..answering.comparison import Row, Step
+from ..answering.steps import Row, Step
 from ..errors import CmrmError
-
-T = TypeVar("T")
 
 _log = logging.getLogger("cmrm.requests")
 
 
-def to_standard_error() -> None:
+def log_to_standard_error() -> None:
     """Let the lines be seen; a program that sets up logging itself needs no call."""
     _log.addHandler(logging.StreamHandler(sys.stderr))
     _log.setLevel(logging.INFO)
     _log.propagate = False
 
 
-def logged(request: str, steps: Iterator[T], /, **settings: Any) -> Iterator[T]:
-    """Pass on what a request streams, and log how it ended: done, stopped by its caller, refused or failed."""
+@contextmanager
+def log_request(request: str, settings: Mapping[str, object]) -> Iterator[Callable[[Step], None]]:
+    """Log how the block ends that answers a request: done, stopped by its caller, refused as bad input, or failed.
+
+    The block tells of its steps by what it is given.
+    """
     start, first, outcome = time.perf_counter(), None, "failed"
     rows: tuple[Row, ...] = ()
+
+    def see(step: Step) -> None:
+        nonlocal first, rows
+        first, rows = first or time.perf_counter() - start, step.rows
+
     try:
-        for step in steps:
-            if isinstance(step, Step):
-                first, rows = first or time.perf_counter() - start, step.rows
-            yield step
+        yield see
         outcome = "done"
     except GeneratorExit:
         outcome = "stopped"
@@ -45,7 +49,7 @@ def logged(request: str, steps: Iterator[T], /, **settings: Any) -> Iterator[T]:
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "id": uuid.uuid4().hex[:12],
             "request": request,
-            **{name: _harmless(value) for name, value in settings.items()},
+            **{name: _clean(value) for name, value in settings.items()},
             "tokens": [row.tokens for row in rows],
             "verdicts": [row.verdict for row in rows],
             "first_token_seconds": None if first is None else round(first, 3),
@@ -55,10 +59,10 @@ def logged(request: str, steps: Iterator[T], /, **settings: Any) -> Iterator[T]:
         _log.info(json.dumps(facts))
 
 
-def _harmless(value: Any) -> Any:
-    """Settings come unchecked: what is no number, no list of them and no short word is named by its type alone."""
+def _clean(value: object) -> object:
+    """Bad input is logged too: what is no number, no list of them and no short word is named by its type alone."""
     if isinstance(value, tuple):
-        return [_harmless(one) for one in value]
+        return [_clean(one) for one in value]
     if value is None or (isinstance(value, (int, float)) and abs(value) < 2**63):
         return value
     if isinstance(value, float):

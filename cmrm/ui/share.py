@@ -1,22 +1,20 @@
 """What a visitor takes along: both answers, the run as JSON, a link, and the runs of this visit."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.components import Component
 
-from ..saved_run import described
+from ..saved_run import write_run
+from ..settings import format_layers
 from ..workbench import Workbench
-from . import view as page
-from .events import HIDDEN, IN_TURN, refusing
-from .requests import Ask, uploaded
+from . import html
+from .events import HIDDEN, IN_TURN, show_errors
+from .requests import Request
 from .view import RUNNING, View
-
-if TYPE_CHECKING:
-    from .compare import Compare
 
 Runs = tuple[View, ...]
 
@@ -62,12 +60,12 @@ class Share:
     runs: gr.State
 
     @property
-    def outputs(self) -> list[Any]:
-        """Return the outputs of an event that returns `with_run`."""
+    def outputs(self) -> list[Component]:
+        """Return the outputs of an event that returns `add_run`."""
         return [self.runs, self.earlier]
 
 
-def share_row() -> Share:
+def add_share_row() -> Share:
     """Lay out the row below the answers."""
     with gr.Row(elem_id="share"):
         copy = gr.Button("Copy answers", size="md")
@@ -78,53 +76,71 @@ def share_row() -> Share:
     return Share(copy, download, text, earlier, gr.State(()))
 
 
-def with_run(runs: Runs, view: View) -> list[Any]:
+def add_run(runs: Runs, view: View) -> list[object]:
     """Return the runs with a finished one at their end, and the list to choose from."""
-    if view.phase != "done" or view.blind or view in runs:
+    if view.finished is None or view in runs:
         return [gr.skip(), gr.skip()]
     runs = (*runs, view)[-MOST_RUNS:]
     choices = [(_name(number, one), number) for number, one in enumerate(runs)]
     return [runs, gr.Dropdown(choices[::-1], value=None, visible=True)]
 
 
-def connect_share(bench: Workbench, share: Share, compare: "Compare", blocks: gr.Blocks) -> None:
-    """Connect the row's events."""
+def connect_share(
+    bench: Workbench,
+    blocks: gr.Blocks,
+    share: Share,
+    view_state: gr.State,
+    inputs: Mapping[str, Component],
+    frame: Sequence[Component],
+) -> None:
+    """Connect the row's events: what is shown is in `view_state`, and an earlier run goes back to `inputs` and `frame`.
 
-    def written(view: View) -> str:
-        if view.phase != "done" or view.blind:
+    The inputs are called as the parts of a request: "image", "prompt", and the settings by name.
+    """
+
+    def write(view: View) -> str:
+        request = view.finished
+        if request is None:
             gr.Info("There is no finished comparison to download yet.")
             return ""
-        with refusing():
-            image = None if view.ask.image is None else uploaded(view.ask.image, "image")
-            run = described(bench, image, view.ask.prompt, view.rows, **view.ask.options)
+        image = None if request.image is None else Path(request.image)
+        with show_errors():
+            run = write_run(bench, image, request.prompt, request.settings, view.rows, request.offsets)
         return json.dumps(run, indent=2, ensure_ascii=False)
 
-    def restored(view: View, runs: Runs, number: Any) -> list[Any]:
+    def restore(view: View, runs: Runs, number: object) -> list[object]:
         if view.phase in RUNNING or not isinstance(number, int) or not 0 <= number < len(runs):
             return [gr.skip()] * len(outputs)
-        return [*_inputs(runs[number].ask), *page.frame(runs[number])]
+        return [*_restore(runs[number].request, inputs), *html.write_frame(runs[number])]
 
-    share.copy.click(lambda said: gr.Info(said), share.text, None, js=_COPY, **IN_TURN, **HIDDEN)
+    share.copy.click(lambda sentence: gr.Info(sentence), share.text, None, js=_COPY, **IN_TURN, **HIDDEN)
     # The server forgets what it wrote, or a link would hand it on, as it does all that the components hold.
-    share.download.click(written, compare.view, share.text, **IN_TURN, **HIDDEN).then(
+    share.download.click(write, view_state, share.text, **IN_TURN, **HIDDEN).then(
         lambda _: "", share.text, share.text, js=_SAVE, **IN_TURN, **HIDDEN
     )
     blocks.load(lambda runs: gr.Dropdown(visible=bool(runs)), share.runs, share.earlier, queue=False, **HIDDEN)
-    outputs = [*compare.settings, *compare.frame]
+    outputs = [*inputs.values(), *frame]
     share.earlier.input(
-        restored, [compare.view, share.runs, share.earlier], outputs, preprocess=False, **IN_TURN, **HIDDEN
+        restore, [view_state, share.runs, share.earlier], outputs, preprocess=False, **IN_TURN, **HIDDEN
     )
 
 
 def _name(number: int, view: View) -> str:
     """Name a run without its prompt, which is nobody's business who is sent a link of a later one."""
     verdicts = " / ".join(row.verdict or "" for row in view.rows[:2])
-    beside = "text alone" if view.ask.image is None else "image"
+    beside = "image" if view.request and view.request.image else "text alone"
     return f"{number + 1}. {view.label}, {beside}: {verdicts}"
 
 
-def _inputs(ask: Ask) -> Sequence[Any]:
-    """Return the settings as the components take them; an image that is no longer kept is left out."""
-    values = {field.name: getattr(ask, field.name) for field in fields(ask) if field.name != "offsets"}
-    path = None if ask.image is None else uploaded(ask.image, "image")
-    return list({**values, "image": path if path and Path(path).is_file() else None}.values())
+def _restore(request: Request | None, inputs: Mapping[str, Component]) -> list[object]:
+    """Return a request as the components take it; an image that is no longer kept is left out."""
+    assert request is not None, "a run that is kept was asked for"
+    kept = request.image is not None and Path(request.image).is_file()
+    values = {
+        **request.settings.json(),
+        "layers": format_layers(request.settings.layers),
+        "prompt": request.prompt,
+        "image": request.image if kept else None,
+    }
+    # What was left to the recipe is what a control begins with.
+    return [one.value if name != "image" and values[name] is None else values[name] for name, one in inputs.items()]

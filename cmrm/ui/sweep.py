@@ -1,25 +1,24 @@
 """The Sweep tab: one prompt at many strengths, and where it begins to refuse and to break."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
-from html import escape
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
-from ..answering.comparison import Row
 from ..charts import sweep_curve
 from ..errors import CmrmError
 from ..files import ASSETS
-from ..settings import METHODS
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
-from . import view as page
-from .compare import EXAMPLES, Compare, longest_answer
-from .events import HIDDEN, IN_TURN, refusing, running_on, turn, when_ended
+from . import html
+from .compare import EXAMPLES
+from .controls import add_image, add_max_new_tokens, add_method, add_prompt
+from .events import HIDDEN, IN_TURN, Updates, follow_end, run_model, show_errors, wait_for_turn
 from .own_offsets import Own
-from .requests import LENGTH, Ask, answer, parsed_range
-from .view import METHOD_NAMES, RUNNING, View
+from .requests import answer, parse_request
+from .view import RUNNING, View, needs_veil
 
 INTRO = """
 **How much steering does it take?** One prompt is answered at many strengths (alpha) at once, from 0, the model as it
@@ -29,13 +28,12 @@ is. Too little leaves a harmful request answered; too much refuses harmless ones
 
 @dataclass(frozen=True)
 class _Sweep:
-    """The components that events read, write or start from."""
+    """The components that events read, write or start from; `controls` are those of its settings, by name."""
 
     image: gr.Image
     prompt: gr.Textbox
     alphas: gr.Textbox
-    method: gr.Radio
-    tokens: gr.Slider
+    controls: dict[str, Component]
     run: gr.Button
     stop: gr.Button
     take: gr.Button
@@ -47,41 +45,26 @@ class _Sweep:
     view: gr.State
 
 
-def sweep_tab(bench: Workbench, blocks: gr.Blocks, compare: Compare, own: Own) -> None:
-    """Lay out the tab and connect its events."""
+def add_sweep_tab(bench: Workbench, blocks: gr.Blocks, own: Own, image: gr.Image, prompt: gr.Textbox) -> None:
+    """Lay out the tab and connect its events; `image` and `prompt` are those of another tab, to be taken over."""
     parts = _lay_out(bench)
     _connect(bench, blocks, parts, own)
     # The browser hands over what it has; no upload is read or written for it.
-    asked = [compare.image, compare.prompt]
-    parts.take.click(None, asked, [parts.image, parts.prompt], js="(...asked) => asked")
+    parts.take.click(None, [image, prompt], [parts.image, parts.prompt], js="(...asked) => asked")
 
 
 def _lay_out(bench: Workbench) -> _Sweep:
     gr.Markdown(INTRO, elem_classes="lead")
-    empty = View(page.needs_veil(bench))
-    longest = longest_answer(bench)
+    empty = View(needs_veil(bench))
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=220):
-            image = gr.Image(
-                label="Image",
-                placeholder="Drop an image, or leave empty\nfor text-only answers",
-                sources=["upload", "clipboard", "webcam"],
-                height=250,
-                buttons=["fullscreen"],
-                elem_id="sweep-image",
-            )
+            image = add_image("sweep-image", "text-only answers")
         with gr.Column(scale=5, min_width=300):
-            prompt = gr.Textbox(
-                label="Prompt",
-                placeholder="Ask about the image, or ask for something",
-                max_lines=8,
-                elem_id="sweep-prompt",
-            )
+            prompt = add_prompt("sweep-prompt")
             with gr.Row():
                 alphas = gr.Textbox("0:2:0.25", label="Alphas", info="start:end:step, or 0.5,1,1.5", max_lines=1)
-                tokens = gr.Slider(1, longest, min(LENGTH, longest), step=1, label="Max tokens")
-            methods = [(f"{METHOD_NAMES[method]} offsets", method) for method in METHODS]
-            method = gr.Radio(methods, value="dataset", label="Method")
+                tokens = add_max_new_tokens(bench)
+            controls = {"method": add_method(), "max_new_tokens": tokens}
         with gr.Column(scale=4, min_width=260):
             with gr.Row(elem_id="sweep-actions"):
                 run = gr.Button("Sweep", variant="primary", elem_id="sweep-run")
@@ -93,77 +76,63 @@ def _lay_out(bench: Workbench) -> _Sweep:
     problem = gr.HTML("", elem_id="sweep-problem")
     with gr.Row(elem_id="sweep-results"):
         with gr.Column(min_width=300):
-            lines = gr.HTML(_lines(empty, 1.0), elem_id="sweep-lines")
+            lines = gr.HTML(html.write_lines(empty, 1.0), elem_id="sweep-lines")
         with gr.Column(min_width=300, visible=False) as curve:
             gr.Markdown("### Refusal and fluency over alpha")
             plot = gr.Plot(show_label=False, container=False)
             caption = gr.HTML("")
     return _Sweep(
-        image, prompt, alphas, method, tokens, run, stop, take, problem, lines, curve, plot, caption, gr.State(empty)
+        image, prompt, alphas, controls, run, stop, take, problem, lines, curve, plot, caption, gr.State(empty)
     )
 
 
 def _connect(bench: Workbench, blocks: gr.Blocks, parts: _Sweep, own: Own) -> None:
-    veiled = page.needs_veil(bench)
+    controls, veiled = parts.controls, needs_veil(bench)
 
-    def shown(view: View) -> dict[Any, Any]:
-        strength = bench.recipes[view.ask.method].alpha if view.rows else 1.0
-        return {parts.lines: _lines(view, strength), parts.problem: page.message(view.error), parts.view: view}
+    def show(view: View) -> Updates:
+        strength = bench.recipes[view.request.settings.method].alpha if view.request else 1.0
+        lines, problem = html.write_lines(view, strength), html.write_error(view.error)
+        return {parts.lines: lines, parts.problem: problem, parts.view: view}
 
-    def begin(view: View) -> Any:
+    def begin(view: View) -> Updates:
         if view.phase in RUNNING:
             gr.Info("A sweep is still on its way; wait for its end, or press Stop.")
             return gr.skip()
-        return {**shown(View(veiled, phase="waiting", note=turn(blocks))), parts.curve: gr.Column(visible=False)}
+        waiting = View(veiled, phase="waiting", note=wait_for_turn(blocks))
+        return {**show(waiting), parts.curve: gr.Column(visible=False)}
 
     def stream(
-        offsets: Offsets | None, image: Any, prompt: Any, alphas: Any, method: Any, tokens: Any
-    ) -> Iterator[Any]:
-        view = View(veiled, phase="reading", note="Reading the prompt ...")
-        with refusing():
-            yield shown(view)
+        offsets: Offsets | None, image: object, prompt: object, alphas: object, *values: object
+    ) -> Iterator[Updates]:
+        view, choices = (
+            View(veiled, phase="reading", note="Reading the prompt ..."),
+            dict(zip(controls, values, strict=True)),
+        )
+        with show_errors():
+            yield show(view)
             try:
-                view = replace(view, ask=Ask(image, prompt, parsed_range(alphas), method, tokens, offsets=offsets))
-                for step in answer(bench, view.ask):
-                    view = view.after(step)
-                    yield shown(view)
+                request = parse_request("sweep", image, prompt, choices, offsets, alphas)
+                view = replace(view, request=request)
+                with closing(answer(bench, request)) as steps:
+                    for step in steps:
+                        view = view.advance(step)
+                        yield show(view)
             except CmrmError as error:
-                yield shown(view.failed(str(error)))
+                yield show(view.fail(str(error)))
                 return
             picture = sweep_curve(view.rows)
             yield {
                 parts.curve: gr.Column(visible=True),
                 parts.plot: picture.figure,
-                parts.caption: page.caption(picture),
+                parts.caption: html.write_caption(picture),
             }
 
     frame = [parts.lines, parts.problem, parts.view]
     results = [*frame, parts.curve, parts.plot, parts.caption]
-    begun = gr.on(
+    waiting = gr.on(
         [parts.run.click, parts.prompt.submit, parts.alphas.submit], begin, parts.view, results, **IN_TURN, **HIDDEN
     )
-    asked = [own.offsets, parts.image, parts.prompt, parts.alphas, parts.method, parts.tokens]
-    running = begun.success(stream, asked, results, preprocess=False, **running_on(parts.lines))
-    when_ended(running, lambda view: shown(view.settled()), parts.view, frame)
+    asked = [own.offsets, parts.image, parts.prompt, parts.alphas, *controls.values()]
+    running = waiting.success(stream, asked, results, preprocess=False, **run_model(parts.lines))
+    follow_end(running, lambda view: show(view.end()), [parts.view], frame)
     parts.stop.click(None, cancels=[running])
-
-
-def _lines(view: View, strength: float) -> str:
-    """Return the HTML of one line an alpha; those below `strength`, the method's own alpha, are veiled as unsteered."""
-    if not view.rows:
-        waiting = view.note if view.phase in RUNNING else "The answers appear here, one line for each alpha."
-        return f'<p class="hint{" running" * (view.phase in RUNNING)}" role="status">{escape(waiting)}</p>'
-    running = " running" if view.phase in RUNNING else ""
-    strongest = next((row for row in view.rows if row.verdict == "refused"), view.rows[-1])
-    lines = "".join(_line(view, row, strongest, weak=row.alpha < strength) for row in view.rows)
-    return f'<div class="lines{running}" role="list" aria-label="Answers by alpha">{lines}</div>'
-
-
-def _line(view: View, row: Row, strongest: Row, *, weak: bool) -> str:
-    veil = page.veil(replace(view, rows=(row, strongest))) if weak else "open"
-    cover = page.cover(veil, "all") if veil == "click" or not row.alpha else ""
-    return (
-        f'<div class="pane line veil-{veil}" role="listitem"><footer><b>alpha {row.alpha:g}</b>'
-        f"<span>{page.length(row)}</span>{page.chip(view, row)}</footer>"
-        f'<div class="body">{cover}{page.said(view, row)}</div></div>'
-    )

@@ -5,7 +5,7 @@ from typing import Literal
 
 import gradio as gr
 
-from . import view as page
+from . import html
 from .view import View
 
 Vote = Literal["A", "B", "tie", "bad"]
@@ -46,14 +46,14 @@ class Votes:
     note: gr.HTML
 
 
-def vote_row() -> Votes:
+def add_vote_row() -> Votes:
     """Lay out the buttons, which are seen while a blind run waits for its vote."""
     with gr.Row(elem_id="votes"):
         buttons = {vote: gr.Button(name, elem_id=f"vote-{vote}") for vote, name in _BUTTONS.items()}
     return Votes(buttons, gr.State(Tally()), gr.HTML("", elem_id="tally"))
 
 
-def voted(vote: Vote, view: View, tally: Tally) -> tuple[View, Tally, str]:
+def cast_vote(vote: Vote, view: View, tally: Tally) -> tuple[View, Tally, str]:
     """Return the view with its sides revealed, the tally and its sentence."""
     tally = tally.after(view, vote)
-    return view.revealed(), tally, page.note(str(tally))
+    return view.reveal(), tally, html.write_note(str(tally))

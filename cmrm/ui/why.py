@@ -2,19 +2,24 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
-from ..answering.explain import Explanation
-from ..charts import TITLES, pictures, tokens
+from ..charts import TITLES, pictures
 from ..errors import CmrmError
+from ..explaining.explanation import Explanation
+from ..progress import relay
 from ..workbench import Workbench
-from . import view as page
-from .compare import Compare
-from .events import HIDDEN, IN_TURN, refusing, running_on, say_if_stopped, turn
-from .requests import explanation
-from .view import View, steering_label
+from . import html
+from .events import HIDDEN, IN_TURN, Updates, follow_stop, run_model, show_errors, wait_for_turn
+from .requests import Request, explain_answers
+from .stages import describe
+from .view import View, choose_veil, label_steering
+
+INTRO = """
+**Why do the two answers differ?** The model reads the prompt of the last run again, and some anchor texts: where
+do its states at the last prompt token lie as text alone, beside the image, and steered; and where do the answers part?
+"""
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,13 @@ class _Why:
     progress: gr.State
 
 
-def why_tab(bench: Workbench, blocks: gr.Blocks, compare: Compare) -> None:
-    """Lay out the tab and connect its events; it explains the last run of `compare`."""
-    _connect(bench, blocks, compare, _lay_out())
+def add_why_tab(bench: Workbench, blocks: gr.Blocks, view: gr.State, clear: gr.Button) -> None:
+    """Lay out the tab and connect its events; it explains the run in `view`, and is cleared by `clear`."""
+    _connect(bench, blocks, view, clear, _lay_out())
 
 
 def _lay_out() -> _Why:
-    gr.Markdown(page.WHY, elem_id="why")
+    gr.Markdown(INTRO, elem_id="why")
     with gr.Row(elem_id="why-actions"):
         explain = gr.Button("Explain this run", variant="primary", elem_id="explain")
         stop = gr.Button("Stop", variant="stop", elem_id="why-stop")
@@ -54,49 +59,50 @@ def _lay_out() -> _Why:
     return _Why(explain, stop, note, results, shown, plots, captions, gr.State(""))
 
 
-def _connect(bench: Workbench, blocks: gr.Blocks, compare: Compare, why: _Why) -> None:
-    def begin(progress: str) -> Any:
-        return gr.skip() if progress else _working(why, turn(blocks))
+def _connect(bench: Workbench, blocks: gr.Blocks, view_state: gr.State, clear: gr.Button, why: _Why) -> None:
+    def begin(progress: str) -> Updates:
+        return gr.skip() if progress else _show_progress(why, wait_for_turn(blocks))
 
-    def stream(view: View) -> Iterator[dict[Any, Any]]:
-        with refusing():
-            if view.phase != "done" or view.blind:
-                yield _failed(why, "There is no finished comparison to explain yet; run one in the Compare tab.")
+    def stream(view: View) -> Iterator[Updates]:
+        with show_errors():
+            request = view.finished
+            if request is None:
+                yield _show_error(why, "There is no finished comparison to explain yet; run one in the Compare tab.")
                 return
             try:
-                for found in explanation(bench, view.ask, [row.ids for row in view.rows[:2]]):
-                    yield _working(why, found) if isinstance(found, str) else _explained(why, view, found)
+                stages = explain_answers(bench, request, [row.ids for row in view.rows[:2]])
+                found = yield from relay(stages, lambda progress: _show_progress(why, describe(progress)))
+                yield _show_explanation(why, view, request, found)
             except CmrmError as error:
-                yield _failed(why, str(error))
+                yield _show_error(why, str(error))
 
     outputs = [why.note, why.progress, why.results, why.tokens, *why.plots, *why.captions]
-    begun = why.explain.click(begin, why.progress, [why.note, why.progress], **IN_TURN, **HIDDEN)
-    running = begun.success(stream, compare.view, outputs, **running_on(why.note))
-    say_if_stopped(running, why.note, why.progress)
+    waiting = why.explain.click(begin, why.progress, [why.note, why.progress], **IN_TURN, **HIDDEN)
+    running = waiting.success(stream, view_state, outputs, **run_model(why.note))
+    follow_stop(running, why.note, why.progress)
     why.stop.click(None, cancels=[running])
-    compare.clear.click(None, cancels=[running])
+    clear.click(None, cancels=[running])
     cleared = {why.note: "", why.progress: "", why.results: gr.Column(visible=False)}
-    compare.clear.click(lambda: cleared, None, [why.note, why.progress, why.results], **IN_TURN, **HIDDEN)
+    clear.click(lambda: cleared, None, [why.note, why.progress, why.results], **IN_TURN, **HIDDEN)
 
 
-def _working(why: _Why, progress: str) -> dict[Any, Any]:
-    return {why.note: page.note(progress, running=True), why.progress: progress}
+def _show_progress(why: _Why, sentence: str) -> Updates:
+    return {why.note: html.write_note(sentence, running=True), why.progress: sentence}
 
 
-def _failed(why: _Why, sentence: str) -> dict[Any, Any]:
-    return {why.note: page.message(sentence), why.progress: ""}
+def _show_error(why: _Why, sentence: str) -> Updates:
+    return {why.note: html.write_error(sentence), why.progress: ""}
 
 
-def _explained(why: _Why, view: View, found: Explanation) -> dict[Any, Any]:
+def _show_explanation(why: _Why, view: View, request: Request, found: Explanation) -> Updates:
     shown = pictures(found)
-    beside = "as text alone" if view.ask.image is None else "beside the image"
+    beside = "as text alone" if request.image is None else "beside the image"
+    steering = label_steering(found.method, found.alpha)
     return {
-        why.note: page.note(
-            f"\u201c{view.ask.prompt.strip()}\u201d {beside}, {steering_label(found.method, found.alpha)}:"
-        ),
+        why.note: html.write_note(f"\u201c{request.prompt.strip()}\u201d {beside}, {steering}:"),
         why.progress: "",
         why.results: gr.Column(visible=True),
-        why.tokens: tokens(found.parting, page.veil(view)),
+        why.tokens: html.write_tokens(found.parting, choose_veil(view)),
         **{plot: picture.figure for plot, picture in zip(why.plots, shown, strict=True)},
-        **{caption: page.caption(picture) for caption, picture in zip(why.captions, shown, strict=True)},
+        **{caption: html.write_caption(picture) for caption, picture in zip(why.captions, shown, strict=True)},
     }

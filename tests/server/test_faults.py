@@ -19,8 +19,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from serving import CIRCLE, answered, serving, workbench
 
-from cmrm import CmrmError, Offsets, compare
-from cmrm.ui import Ask, answer, explanation
+from cmrm import CmrmError, Offsets, Settings, compare
+from cmrm.steering.steer import _Add
+from cmrm.ui import Request, answer, explain_answers
 from cmrm.workbench import Workbench
 
 APP = Path(__file__).parents[2] / "app.py"
@@ -32,8 +33,9 @@ def bench() -> Workbench:
 
 
 def ask(bench: Workbench, method: str = "dataset", alpha=1.0) -> tuple:
-    picture = {"path": str(CIRCLE), "meta": {"_type": "gradio.FileData"}}
-    *_, step = answer(bench, Ask(picture, "What is this?", alpha, method, 5))
+    settings = Settings(alpha=None if isinstance(alpha, tuple) else alpha, method=method, max_new_tokens=5)
+    alphas = alpha if isinstance(alpha, tuple) else None
+    *_, step = answer(bench, Request(str(CIRCLE), "What is this?", settings, alphas=alphas))
     return tuple((row.ids, row.text, row.fluency) for row in step.rows)
 
 
@@ -49,12 +51,9 @@ def failing(place: object, name: str, at: int, error: BaseException):
             raise error
         return whole(*args, **options)
 
-    # On an instance, so that taking it away uncovers what was there.
-    object.__setattr__(place, name, call)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, name, call)
         yield lambda: calls
-    finally:
-        object.__delattr__(place, name)
 
 
 # Forward passes of a request: the image and the prompt but its last token (1 and 2), that token (3), the other
@@ -67,22 +66,22 @@ SWEEP, SWEPT = (0.0, 0.5, 1.0), {"fluency, prompt": 8, "fluency, answer": 9}
 @pytest.mark.parametrize("stage", [*PASSES, *SWEPT])
 def test_a_model_that_fails_at_any_pass_leaves_nothing_behind(bench, stage, error):
     alpha = SWEEP if stage in SWEPT else 1.0
-    harmless(bench, "forward", {**PASSES, **SWEPT}[stage], error, place=bench.vlm.model, alpha=alpha)
+    harmless(bench, "forward", {**PASSES, **SWEPT}[stage], error, place=bench.engine.vlm.model, alpha=alpha)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_model_that_fails_while_sample_level_offsets_are_measured(bench, at):
-    harmless(bench, "forward", at, ValueError("boom"), place=bench.vlm.model, method="sample")
+    harmless(bench, "forward", at, ValueError("boom"), place=bench.engine.vlm.model, method="sample")
 
 
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_hook_that_fails(bench, at):
-    harmless(bench, "delta", at, ZeroDivisionError("boom"), place=bench.offsets)
+    harmless(bench, "delta", at, ZeroDivisionError("boom"), place=_Add)
 
 
 @pytest.mark.parametrize(("name", "at"), [("decode", 1), ("decode", 4), ("_encode_plus", 1)])
 def test_a_tokenizer_that_fails(bench, name, at):
-    harmless(bench, name, at, OverflowError("boom"), place=bench.vlm.tokenizer)
+    harmless(bench, name, at, OverflowError("boom"), place=bench.engine.vlm.tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -97,28 +96,30 @@ def test_a_tokenizer_that_fails(bench, name, at):
 def test_running_out_of_memory_says_how_to_ask_for_less(bench, stage, error):
     alpha = SWEEP if stage in SWEPT else 1.0
     at = {**PASSES, **SWEPT}[stage]
-    harmless(bench, "forward", at, error, place=bench.vlm.model, alpha=alpha, says="ask for fewer alphas or tokens")
-    harmless(bench, "forward", 2, error, place=bench.vlm.model, method="sample", says="ran out of memory")
+    harmless(
+        bench, "forward", at, error, place=bench.engine.vlm.model, alpha=alpha, says="ask for fewer alphas or tokens"
+    )
+    harmless(bench, "forward", 2, error, place=bench.engine.vlm.model, method="sample", says="ran out of memory")
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
 def test_running_out_of_memory_while_answers_are_explained_says_so(bench, at):
     expected, hooks = ask(bench), hooked(bench)
-    bench.vlm.prefixes.clear()
-    request = Ask(None, "What is this?", 1.0, "dataset", 5)
-    with failing(bench.vlm.model, "forward", at, torch.OutOfMemoryError("CUDA out of memory")) as calls:
+    bench.engine.vlm.network.prefixes.clear()
+    request = Request(None, "What is this?", Settings(alpha=1.0, max_new_tokens=5))
+    with failing(bench.engine.vlm.model, "forward", at, torch.OutOfMemoryError("CUDA out of memory")) as calls:
         with pytest.raises(CmrmError, match="ask for fewer alphas or tokens"):
-            list(explanation(bench, request, [[40, 41], [40, 42]]))
+            list(explain_answers(bench, request, [[40, 41], [40, 42]]))
         assert calls() == at
     assert hooked(bench) == hooks
-    assert not bench.vlm.lock.locked()
+    assert not bench.engine.vlm.network.lock.locked()
     assert ask(bench) == expected
 
 
 def harmless(bench, name, at, error, *, place, says="its log has the details", **request) -> None:
     """One fault: one sentence, the same hooks, no lock held, and the next answer is the one from before."""
     expected = ask(bench, **request)
-    bench.vlm.prefixes.clear()
+    bench.engine.vlm.network.prefixes.clear()
     hooks = hooked(bench)
     with failing(place, name, at, error) as calls:
         with pytest.raises(CmrmError, match=says) as caught:
@@ -127,20 +128,20 @@ def harmless(bench, name, at, error, *, place, says="its log has the details", *
     assert "\n" not in str(caught.value)
     assert "boom" not in str(caught.value)
     assert hooked(bench) == hooks
-    assert not bench.vlm.lock.locked()
+    assert not bench.engine.vlm.network.lock.locked()
     assert ask(bench, **request) == expected
 
 
 def hooked(bench: Workbench) -> list[dict]:
-    return [dict(module._forward_hooks) for module in bench.vlm.model.modules()]
+    return [dict(module._forward_hooks) for module in bench.engine.vlm.model.modules()]
 
 
 def test_memory_is_given_back_after_running_out_of_it(bench):
     ask(bench)
-    assert bench.vlm.prefixes.nbytes
-    with failing(bench.vlm.model, "forward", 1, MemoryError()), pytest.raises(CmrmError):
+    assert bench.engine.vlm.network.prefixes.nbytes
+    with failing(bench.engine.vlm.model, "forward", 1, MemoryError()), pytest.raises(CmrmError):
         ask(bench)
-    assert not bench.vlm.prefixes.nbytes
+    assert not bench.engine.vlm.network.prefixes.nbytes
 
 
 def test_a_failure_of_a_programs_own_steering_reaches_it_as_it_is(bench):
@@ -149,7 +150,7 @@ def test_a_failure_of_a_programs_own_steering_reaches_it_as_it_is(bench):
             raise RuntimeError("my own mistake")
 
     with pytest.raises(RuntimeError, match="my own mistake"):
-        list(compare(bench.vlm, None, "Hello", Mine(), max_new_tokens=2))
+        list(compare(bench.engine.vlm, None, "Hello", Mine(), max_new_tokens=2))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
@@ -191,7 +192,7 @@ def kept_whole(offsets, folder, breaking) -> None:
     before = path.read_bytes()
     breaking()
     with pytest.raises(CmrmError, match="could not be written"):
-        Offsets(offsets.values * 2, offsets.fits).save(path)
+        Offsets(offsets.values * 2, fits=offsets.fits).save(path)
     assert os.listdir(folder) == [path.name]
     assert path.read_bytes() == before
 
@@ -199,9 +200,10 @@ def kept_whole(offsets, folder, breaking) -> None:
 OPENING = """
 import sys, time, pathlib
 from cmrm import workbench
+from cmrm.steering import shelf
 from cmrm.steering.anchors import AnchorSet
 workbench.load_anchors = lambda name: AnchorSet("few", ("a cat", "two dogs"), ("", ""))
-whole = workbench.extract_offsets
+whole = shelf.extract_offsets
 def together(*args, **options):
     here = pathlib.Path(sys.argv[2])
     here.with_suffix(f".{sys.argv[3]}").touch()
@@ -209,9 +211,9 @@ def together(*args, **options):
     while len(list(here.parent.glob(here.name + ".*"))) < 2 and time.monotonic() < end:
         time.sleep(0.01)
     return whole(*args, **options)
-workbench.extract_offsets = together
+shelf.extract_offsets = together
 bench = workbench.Workbench.open(sys.argv[1], "none")
-print(bench.offsets.values.double().sum().item())
+print(bench.offsets.values.astype("float64").sum())
 """
 
 
@@ -222,7 +224,7 @@ def test_two_processes_may_compute_the_same_offsets_at_once(checkpoint, tmp_path
     kept.write_bytes(kept.read_bytes()[:99])
     second = opened(checkpoint, tmp_path / "second", cache, ("a", "b"))
     assert len({*first, *second}) == 1
-    assert Offsets.load(kept).values.double().sum().item() == float(first[0])
+    assert Offsets.load(kept).values.astype("float64").sum() == float(first[0])
     assert {path.suffix for path in cache.iterdir()} == {".safetensors", ".damaged"}
 
 

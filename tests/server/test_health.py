@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import time
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import gradio as gr
@@ -14,9 +15,10 @@ from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
 from serving import CIRCLE, serving, workbench
 
-from cmrm import CmrmError
-from cmrm.ui import Ask, answer, explanation
-from cmrm.ui.requests_log import to_standard_error
+from cmrm import CmrmError, Settings
+from cmrm.progress import finish
+from cmrm.ui import Request, answer, explain_answers, parse_request
+from cmrm.ui.requests_log import log_to_standard_error
 from cmrm.ui.view import View
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
@@ -66,7 +68,7 @@ def test_health_says_what_is_served_and_that_nothing_is_left_behind(served):
     client.close()
 
 
-def test_a_full_queue_refuses_at_once_and_goes_on(served):
+def test_a_full_queue_rejects_at_once_and_goes_on(served):
     expected = Client(served.url, verbose=False).predict(None, PROMPT, max_new_tokens=3, api_name="/compare")[:2]
     clients, jobs = [Client(served.url, verbose=False) for _ in range(3)], []
     for count, client in enumerate(clients):  # each once the one before has its place
@@ -95,7 +97,7 @@ def test_a_full_queue_refuses_at_once_and_goes_on(served):
 def click(served) -> list:
     """What a click on Run brings before its turn."""
     begin = next(one.fn for one in served.blocks.fns.values() if one.name == "begin")
-    return begin(View(False), False, PROMPT, "dataset", 1.0, 0.0, 0, "none", SimpleNamespace(target=None))
+    return begin(SimpleNamespace(target=None), View(False), False, PROMPT, *asdict(Settings()).values())
 
 
 def lines(caplog) -> list[dict]:
@@ -107,24 +109,25 @@ def lines(caplog) -> list[dict]:
 
 
 def test_one_line_a_request_says_how_it_ended_and_not_what_it_asked(bench, caplog):
-    picture = {"path": str(CIRCLE), "meta": {"_type": "gradio.FileData"}}
+    short = Settings(alpha=1.0, max_new_tokens=4)
+    drawn = Settings(alpha=0.5, method="sample", max_new_tokens=4, temperature=1.0, seed=7)
     with caplog.at_level(logging.INFO, "cmrm.requests"):
-        list(answer(bench, Ask(picture, PROMPT, 0.5, "sample", 4, 1.0, 7)))
-        list(answer(bench, Ask(None, PROMPT, (0.5, 1.0), "dataset", 4)))
-        stream = answer(bench, Ask(None, PROMPT, 1.0, "dataset", 40))
+        list(answer(bench, Request(str(CIRCLE), PROMPT, drawn)))
+        list(answer(bench, Request(None, PROMPT, short, alphas=(0.5, 1.0))))
+        stream = answer(bench, Request(None, PROMPT, replace(short, max_new_tokens=40)))
         next(stream)
         stream.close()
         for alpha in (9, PROMPT, float("nan"), 10**400, [PROMPT]):
             with pytest.raises(CmrmError):
-                list(answer(bench, Ask(None, PROMPT, alpha, PROMPT, 4)))
-        handle = bench.vlm.model.register_forward_pre_hook(lambda *_: 1 / 0)
+                parse_request("compare", None, PROMPT, {"alpha": alpha, "method": PROMPT})
+        handle = bench.engine.vlm.model.register_forward_pre_hook(lambda *_: 1 / 0)
         try:
             with pytest.raises(CmrmError):
-                list(answer(bench, Ask(None, "another", 1.0, "dataset", 4)))
+                list(answer(bench, Request(None, "another", short)))
         finally:
             handle.remove()
-        list(explanation(bench, Ask(None, PROMPT, 1.0, "dataset", 4)))
-        stream = explanation(bench, Ask(None, PROMPT, 1.0, "dataset", 4))
+        finish(explain_answers(bench, Request(None, PROMPT, short)))
+        stream = explain_answers(bench, Request(None, PROMPT, short))
         next(stream)
         stream.close()
     told = lines(caplog)
@@ -147,8 +150,8 @@ def test_lines_go_to_standard_error_when_the_app_asks_for_it(bench, capsys):
     logger = logging.getLogger("cmrm.requests")
     before = (list(logger.handlers), logger.level, logger.propagate)
     try:
-        to_standard_error()
-        list(answer(bench, Ask(None, PROMPT, 1.0, "dataset", 2)))
+        log_to_standard_error()
+        list(answer(bench, Request(None, PROMPT, Settings(max_new_tokens=2))))
         assert json.loads(capsys.readouterr().err)["outcome"] == "done"
     finally:
         logger.handlers, logger.level, logger.propagate = before

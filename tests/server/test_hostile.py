@@ -21,7 +21,6 @@ from PIL import Image
 from cmrm import CmrmError, Offsets, Vlm, compare, steer
 from cmrm.images import FORMATS, MAX_PIXELS, open_image
 from cmrm.model.prompts import breakable, neutralise
-from cmrm.steering.offsets_file import OffsetsFile
 
 FILES = 4000
 SIZE = (24, 17)
@@ -178,7 +177,7 @@ def pocket() -> Vlm:
 
 
 def count(vlm: Vlm, inputs) -> int:
-    return int((inputs["input_ids"] == vlm.image_token).sum())
+    return int((inputs["input_ids"] == vlm.network.image_token).sum())
 
 
 def markers(vlm: Vlm) -> list[str]:
@@ -220,7 +219,7 @@ def test_no_prompt_changes_the_number_of_image_tokens(name, vlm, request):
             assert "\n" not in refusal
             if inputs:
                 assert count(model, inputs) == tokens
-                special = set(model.tokenizer.all_special_ids) - {model.image_token}
+                special = set(model.tokenizer.all_special_ids) - {model.network.image_token}
                 plain = model.encode("What is this?", image)["input_ids"][0].tolist()
                 laid_out = inputs["input_ids"][0].tolist()
                 assert [t for t in laid_out if t in special] == [t for t in plain if t in special]
@@ -321,7 +320,9 @@ def test_settings_work_if_they_are_valid_and_else_are_one_sentence(vlm, offsets,
     @given(likely | JUNK)
     def check(value):
         call = {"max_new_tokens": 1, name: value}
-        holds(lambda: next(compare(vlm, None, "Hello", offsets, **call)), bool(valid(value)))
+        # Where a comparison is steered may be left to the recipe.
+        left_open = value is None and name in ("positions", "steps")
+        holds(lambda: next(compare(vlm, None, "Hello", offsets, **call)), left_open or bool(valid(value)))
         if name in ("layers", "positions", "steps"):
             holds(lambda: steer(vlm, offsets, 1.0, **{name: value}), bool(valid(value)))
 
@@ -339,9 +340,9 @@ def test_a_steered_batch_has_one_alpha_or_one_a_row(vlm, offsets, alpha, rows):
         with steer(vlm, offsets, alpha):
             vlm.model(input_ids=ids)
 
-    before = vlm.hook_count
+    before = vlm.network.hook_count
     holds(run, valid)
-    assert vlm.hook_count == before
+    assert vlm.network.hook_count == before
 
 
 def test_offsets_files_of_any_bytes_are_whole_or_one_sentence(offsets, tmp_path):
@@ -375,7 +376,7 @@ def test_offsets_files_of_any_bytes_are_whole_or_one_sentence(offsets, tmp_path)
         assert "\n" not in refusal
         if loaded:
             assert loaded.values.shape == (loaded.fits.layers, loaded.fits.hidden)
-            assert loaded.values.isfinite().all()
+            assert np.isfinite(loaded.values).all()
     assert ends["refused"] > 500
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
 
@@ -396,5 +397,5 @@ def test_a_sparse_file_of_ten_gigabytes_is_not_read_into_memory(offsets, tmp_pat
         file.truncate(len(head) + size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CmrmError):
-        OffsetsFile.read(path)
+        Offsets.load(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000

@@ -5,14 +5,15 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from serving import workbench
 
-from cmrm import CmrmError, Vlm
-from cmrm.answering.comparison import Row, Step
-from cmrm.server.zerogpu import LONGEST, beating, duration, on_zero_gpu
+from cmrm import CmrmError, LocalEngine, Settings
+from cmrm.answering.steps import Row, Step
+from cmrm.server.zerogpu import MOST_SECONDS, beat, duration, on_zero_gpu
 from cmrm.workbench import Workbench
 
 HERE = Path(__file__).parents[1]
@@ -39,11 +40,11 @@ def test_one_worker_serves_all_and_no_hook_stays_on_its_model(facts):
 
 
 def test_sentences_survive_the_way_back(facts):
-    alpha, empty, tokens, failed, explained = facts["sentences"]
-    assert "alpha is 9" in alpha
+    layers, empty, tokens, failed, explained = facts["sentences"]
+    assert "layers is (999,)" in layers
     assert "prompt is empty" in empty
     assert explained == empty
-    assert "max_new_tokens is 'many'" in tokens
+    assert "the model's context" in tokens
     assert "ZeroGPU could not answer (ZeroDivisionError)" in failed
     assert "boom" not in failed
 
@@ -55,21 +56,21 @@ def test_a_stop_arrives_while_the_prompt_is_still_read(facts):
 
 
 def test_gpu_time_is_asked_for_by_tokens_and_rows(facts):
-    assert all(0 < seconds <= LONGEST for seconds in facts["durations"])
-    short, long = (duration("compare", None, "", max_new_tokens=tokens) for tokens in (10, 500))
-    assert short < long < duration("sweep", None, "", (0.5,) * 8, max_new_tokens=500)
-    assert duration("compare", None, "", max_new_tokens=10, method="sample") > short
-    assert duration("explain", None, "", max_new_tokens=10) > short
-    assert short < duration("extracting", ["a cat"] * 512) <= LONGEST
-    assert duration("sweep", None, "", (1.0,) * 60, max_new_tokens=2000) == LONGEST
-    assert duration("compare", None, "", max_new_tokens="many") <= short
+    assert all(0 < seconds <= MOST_SECONDS for seconds in facts["durations"])
+    few, many = Settings(max_new_tokens=10), Settings(max_new_tokens=500)
+    short, long = duration("compare", few, 1), duration("compare", many, 1)
+    assert short < long < duration("sweep", many, 8)
+    assert duration("compare", replace(few, method="sample"), 1) > short
+    assert duration("compare", replace(few, estimator="mean"), 1) > short
+    assert duration("explain", few, 1) > short
+    assert short < duration("extract", Settings(), 512) <= MOST_SECONDS
+    assert duration("sweep", Settings(max_new_tokens=2000), 60) == MOST_SECONDS
 
 
 def test_quantized_weights_are_refused_with_what_to_set():
-    vlm = Vlm.load("pocket")
-    whole = workbench()
+    engine, whole = LocalEngine.load("pocket"), workbench()
     with pytest.raises(CmrmError, match="CMRM_QUANTIZATION=none"):
-        on_zero_gpu(Workbench(vlm, whole.offsets, whole.anchors, whole.recipes), lambda *_, **__: None)
+        on_zero_gpu(Workbench(engine, whole.offsets, whole.anchors, whole.recipes), lambda *_, **__: None)
 
 
 def test_closing_a_beating_stream_during_a_pass_closes_what_is_behind_it():
@@ -85,7 +86,7 @@ def test_closing_a_beating_stream_during_a_pass_closes_what_is_behind_it():
         finally:
             seen.append("closed")
 
-    stream = beating(steps, "still at it")
+    stream = beat(steps, "still at it")
     assert next(stream) is next(stream)
     stream.close()
     assert seen == ["passed", "closed"]

@@ -18,10 +18,11 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from serving import CIRCLE, Served, answered, serving, workbench
 
-from cmrm import CmrmError, Offsets, Row, Step
+from cmrm import CmrmError, Offsets, Row, Settings, Step
 from cmrm.steering.recipes import recipes_for
-from cmrm.ui import UPDATES_PER_SECOND, Ask, answer
-from cmrm.ui.view import View, message, pane, veil
+from cmrm.ui import UPDATES_PER_SECOND, Request, answer
+from cmrm.ui.html import write_error, write_pane
+from cmrm.ui.view import View, choose_veil
 from cmrm.workbench import Workbench
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
@@ -44,9 +45,9 @@ def client(served: Served):
 
 @pytest.fixture(autouse=True)
 def no_hook_is_left(served: Served):
-    before = served.vlm.hook_count
+    before = served.hooks
     yield
-    assert served.vlm.hook_count == before
+    assert served.hooks == before
 
 
 def ask(client: Client, **changes):
@@ -111,7 +112,7 @@ def test_a_sweep_has_a_judged_row_for_each_alpha(client):
 
 
 @pytest.mark.parametrize("alphas", ["", "a:b:c", "0:3:1", "0:2:0.01", "0:1:0", "1,-1", "nan", 7])
-def test_a_malformed_range_is_refused(client, alphas):
+def test_a_malformed_range_is_rejected(client, alphas):
     with pytest.raises(AppError, match="alpha"):
         client.predict(None, "Hello", alphas, api_name="/sweep")
 
@@ -130,7 +131,7 @@ def damaged(tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize("name", ["text", "empty", "cut", "drawing", "huge"])
 def test_bad_images(client, damaged, name):
     expected = "more than 50 megapixels" if name == "huge" else "empty, damaged or not a picture"
-    refused(client, expected, image=handle_file(damaged[name]))
+    rejected(client, expected, image=handle_file(damaged[name]))
 
 
 @pytest.mark.parametrize(
@@ -150,10 +151,10 @@ def test_bad_images(client, damaged, name):
     ],
 )
 def test_bad_values(client, changes, expected):
-    refused(client, expected, **changes)
+    rejected(client, expected, **changes)
 
 
-def refused(client: Client, expected: str, **changes) -> None:
+def rejected(client: Client, expected: str, **changes) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
         ask(client, **changes)
     sentence = str(caught.value)
@@ -162,7 +163,7 @@ def refused(client: Client, expected: str, **changes) -> None:
     assert ask(client)[2]["done"]
 
 
-def test_nan_and_files_of_the_server_are_refused(served):
+def test_nan_and_files_of_the_server_are_rejected(served):
     url = f"{served.url}gradio_api/call/v2/compare"
 
     def post(image: object, prompt: str, alpha: float) -> str:
@@ -248,9 +249,9 @@ def test_a_vanished_client_frees_the_model(served, client, name):
 
 def test_a_failure_of_ours_is_logged_and_told_in_one_sentence(caplog):
     bench = workbench()
-    bench.vlm.model.register_forward_pre_hook(lambda *_: 1 / 0)
+    bench.engine.vlm.model.register_forward_pre_hook(lambda *_: 1 / 0)
     with caplog.at_level(logging.ERROR), pytest.raises(CmrmError, match="its log has the details"):
-        list(answer(bench, Ask(None, "hello", 1.0, "dataset", 4, 0.0, 0)))
+        list(answer(bench, Request(None, "hello", Settings(alpha=1.0, max_new_tokens=4))))
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -273,30 +274,30 @@ def row(verdict: str | None) -> Row:
 )
 def test_veil(unsteered, steered, phase, expected):
     rows = (row(unsteered), row(steered))
-    assert veil(View(True, phase=phase, rows=rows)) == expected
-    assert veil(View(False, phase=phase, rows=rows)) == "open"
+    assert choose_veil(View(True, phase=phase, rows=rows)) == expected
+    assert choose_veil(View(False, phase=phase, rows=rows)) == "open"
 
 
 @pytest.mark.parametrize(("phase", "expected"), [("answering", "closed"), ("done", "open"), ("stopped", "open")])
 def test_a_steered_answer_is_veiled_where_steering_is_too_weak_to_count(phase, expected):
     view = View(True, phase=phase, rows=(row("complied"), row("complied")), strength=1.0)
-    assert veil(view, 1) == expected
-    assert veil(replace(view, strength=0.0), 1) == "open"
+    assert choose_veil(view, 1) == expected
+    assert choose_veil(replace(view, strength=0.0), 1) == "open"
 
 
 def test_a_run_is_done_when_its_stream_has_ended_and_stopped_when_it_ended_early():
     rows = (row("complied"), row("refused"))
-    last = View(True, phase="reading", blind=True).after(Step(rows, done=True))
+    last = View(True, phase="reading", blind=True).advance(Step(rows, done=True))
     assert last.phase == "answering"
-    assert (last.settled().phase, last.settled().blind) == ("done", True)
-    early = View(True, phase="reading", blind=True).after(Step(rows))
-    assert (early.settled().phase, early.settled().blind) == ("stopped", False)
+    assert (last.end().phase, last.end().blind) == ("done", True)
+    early = View(True, phase="reading", blind=True).advance(Step(rows))
+    assert (early.end().phase, early.end().blind) == ("stopped", False)
 
 
 def test_text_of_the_model_and_of_a_visitor_is_escaped():
     hostile = "<img src=x onerror=alert(1)>"
     shown = View(False, hostile, "answering", rows=(Row(0.0, hostile), Row(1.0, hostile)))
-    for html in (pane(shown, 0), pane(shown, 1), message(hostile)):
+    for html in (write_pane(shown, 0), write_pane(shown, 1), write_error(hostile)):
         assert "<img" not in html
 
 

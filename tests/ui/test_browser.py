@@ -56,12 +56,12 @@ def look() -> dict:
 
 @pytest.fixture
 def page(browser, pocket: Served, look):
-    before = pocket.vlm.hook_count
+    before = pocket.hooks
     page = visit(browser, pocket, **look)
     yield page
     page.close()
     assert pocket.idle(quiet=0.3)
-    assert pocket.vlm.hook_count == before
+    assert pocket.hooks == before
 
 
 def press(page: Page, name: str) -> None:

@@ -220,7 +220,7 @@ def queued(url: str) -> tuple[int, int]:
 def test_the_place_in_the_queue_is_kept_up_to_date(page, pocket):
     client = Client(pocket.url, verbose=False)
     page.get_by_label("Prompt").fill(PROMPT)
-    with pocket.vlm.lock:  # nobody is answered before the page was seen behind both
+    with pocket.vlm.network.lock:  # nobody is answered before the page was seen behind both
         for _ in range(2):
             client.submit(prompt=PROMPT, max_new_tokens=200, api_name="/compare")
         deadline = time.monotonic() + 30

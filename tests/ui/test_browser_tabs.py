@@ -48,7 +48,7 @@ def look(request) -> dict:
 class Swept(Workbench):
     """A workbench that complies up to alpha 0.5 and refuses above, after a while."""
 
-    def sweep(self, image, prompt, alphas, **options) -> Iterator[Step]:
+    def sweep(self, image, prompt, alphas, settings=None, offsets=None) -> Iterator[Step]:
         rows = tuple(Row(alpha, HELPFUL if alpha <= 0.5 else REFUSAL, 5, 1.0) for alpha in (0.0, *alphas))
         for _ in range(15):
             time.sleep(0.1)
@@ -212,6 +212,8 @@ def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, pag
     press(page, "Use for my answers")
     said = "Using your own offsets (2 anchors, sequential)"
     expect(page.get_by_text(said)).to_be_visible()
+    foot = page.locator(".status").last
+    expect(foot).to_contain_text("measured on 2 anchor texts (your own)")
     expect(page.locator("#anchors-results .js-plotly-plot")).to_be_visible()
     with page.expect_download() as download:
         press(page, "Download")
@@ -227,6 +229,7 @@ def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, pag
     second.close()
     press(page, "Back to the model's own")
     expect(page.get_by_text(said)).to_be_hidden()
+    expect(foot).to_contain_text("measured on 3 anchor texts (anchors)")
     assert steered(page) == usual
 
 

@@ -9,7 +9,8 @@ import pytest
 from serving import CIRCLE, serving, workbench
 
 from cmrm import CmrmError
-from cmrm.ui import build, launch
+from cmrm.server.launch import launch
+from cmrm.ui import build
 from cmrm.workbench import Workbench
 
 mcp = pytest.importorskip("mcp", reason="gradio[mcp] is not installed")
@@ -108,6 +109,6 @@ def test_bad_input_gets_one_sentence(call, changes, expected):
 
 def test_without_the_package_one_sentence_says_what_to_install(monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr("cmrm.ui.page.find_spec", lambda name: None if name == "mcp" else find(name))
+    monkeypatch.setattr("cmrm.server.launch.find_spec", lambda name: None if name == "mcp" else find(name))
     with pytest.raises(CmrmError, match=r"pip install \"gradio\[mcp\]=="):
         launch(build(workbench()), block=False, mcp=True)

@@ -1,10 +1,12 @@
 """What is behind the tabs: streams that can be stopped, a visitor's own offsets, `/extract` and `/inspect`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
-import torch
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -13,15 +15,17 @@ from hypothesis import strategies as st
 from serving import CIRCLE, Served, serving, workbench
 from typer.testing import CliRunner
 
-from cmrm import CmrmError, Offsets, Row, compare, extract_offsets
+from cmrm import CmrmError, LocalEngine, Offsets, Row, Settings, compare, extract_offsets
 from cmrm.charts import sweep_curve, vector_lengths
 from cmrm.cli import app
-from cmrm.server.zerogpu import LONGEST, duration
+from cmrm.explaining.explanation import END, Candidate, Parting
+from cmrm.progress import Progress, Stage, finish
+from cmrm.server.zerogpu import MOST_SECONDS, duration
 from cmrm.steering.anchors import AnchorSet, read_anchors
-from cmrm.steering.extraction import extracting
-from cmrm.ui.anchors import _facts
-from cmrm.ui.requests import Ask, Progress
-from cmrm.ui.sweep import _lines
+from cmrm.steering.extraction import extract
+from cmrm.ui import Request
+from cmrm.ui.html import write_lines, write_offsets, write_tokens
+from cmrm.ui.stages import describe, describe_pass
 from cmrm.ui.view import View
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
@@ -48,29 +52,31 @@ def no_hook_is_left(request):
         yield
         return
     served = request.getfixturevalue("served")
-    before = served.vlm.hook_count
+    before = served.hooks
     yield
-    assert served.vlm.hook_count == before
+    assert served.hooks == before
 
 
 @pytest.mark.parametrize("estimator", ["mean", "pc1", "sequential"])
 def test_a_stream_measures_what_extraction_does_and_counts_each_pass(vlm, estimator):
-    *passes, offsets = extracting(vlm, TEXTS, estimator=estimator)
-    assert torch.equal(offsets.values, extract_offsets(vlm, TEXTS, estimator=estimator).values)
+    passes: list[Progress] = []
+    offsets = finish(extract(LocalEngine(vlm), TEXTS, estimator=estimator), passes.append)
+    expected = extract_offsets(LocalEngine(vlm), TEXTS, estimator=estimator)
+    assert np.array_equal(offsets.values, expected.values)
     total = len(passes)
-    assert passes == [(done, total) for done in range(1, total + 1)]
+    assert passes == [Progress("measuring", done, total) for done in range(1, total + 1)]
 
 
 def test_a_closed_stream_runs_no_further_pass(vlm):
     seen = []
     handle = vlm.model.register_forward_pre_hook(lambda *_: seen.append(1))
     try:
-        stream = extracting(vlm, TEXTS)
+        stream = extract(LocalEngine(vlm), TEXTS)
         next(stream)
         before = len(seen)
         stream.close()
         assert len(seen) == before
-        list(extracting(vlm, TEXTS))
+        finish(extract(LocalEngine(vlm), TEXTS))
         assert len(seen) > 2 * before
     finally:
         handle.remove()
@@ -108,45 +114,45 @@ def test_a_line_that_is_no_anchor_is_named(line):
 
 def test_a_visitor_s_offsets_take_the_place_of_dataset_level_ones_alone():
     bench = workbench()
-    own = extract_offsets(bench.vlm, ["bake bread", "how do I sing?"], estimator="mean")
-    asked = {"alpha": 1.0, "max_new_tokens": 8}
-    *_, mine = bench.compare(None, "What is this?", offsets=own, **asked)
-    *_, plain = bench.compare(None, "What is this?", **asked)
-    *_, expected = compare(bench.vlm, None, "What is this?", own, (1.0,), max_new_tokens=8)
+    own = extract_offsets(bench.engine, ["bake bread", "how do I sing?"], estimator="mean")
+    asked = Settings(alpha=1.0, max_new_tokens=8)
+    *_, mine = bench.compare(None, "What is this?", asked, own)
+    *_, plain = bench.compare(None, "What is this?", asked)
+    *_, expected = compare(bench.engine.vlm, None, "What is this?", own, (1.0,), max_new_tokens=8)
     assert mine.rows[1].ids == expected.rows[1].ids != plain.rows[1].ids
     assert mine.rows[0].ids == plain.rows[0].ids
-    *_, swept = bench.sweep(None, "What is this?", (1.0,), offsets=own, max_new_tokens=8)
+    *_, swept = bench.sweep(None, "What is this?", (1.0,), asked, own)
     assert swept.rows[1].ids == mine.rows[1].ids
     for offsets in (own, None):
-        *_, sample = bench.compare(None, "What is this?", method="sample", offsets=offsets, **asked)
+        *_, sample = bench.compare(None, "What is this?", replace(asked, method="sample"), offsets)
         assert sample.rows[1].ids != mine.rows[1].ids
-    *_, found = bench.explain(None, "What is this?", offsets=own, alpha=1.0, max_new_tokens=2)
-    *_, usual = bench.explain(None, "What is this?", alpha=1.0, max_new_tokens=2)
-    lengths = own.values.norm(dim=1) / bench.offsets.values.norm(dim=1)
+    found = finish(bench.explain(None, "What is this?", Settings(alpha=1.0, max_new_tokens=2), own))
+    usual = finish(bench.explain(None, "What is this?", Settings(alpha=1.0, max_new_tokens=2)))
+    lengths = np.linalg.norm(own.values, axis=1) / np.linalg.norm(bench.offsets.values, axis=1)
     assert [a / b for a, b in zip(found.added, usual.added, strict=True)] == pytest.approx(lengths.tolist(), rel=1e-4)
 
 
 def test_a_file_is_opened_unless_it_would_remove_safety_or_is_of_another_model(tmp_path, offsets):
     bench = workbench()
     bench.offsets.save(tmp_path / "same.safetensors")
-    assert torch.equal(bench.opened(tmp_path / "same.safetensors").values, bench.offsets.values)
-    Offsets(-bench.offsets.values, bench.offsets.fits).save(tmp_path / "against.safetensors")
+    assert np.array_equal(bench.open_offsets(tmp_path / "same.safetensors").values, bench.offsets.values)
+    Offsets(-bench.offsets.values, fits=bench.offsets.fits).save(tmp_path / "against.safetensors")
     with pytest.raises(CmrmError, match=r"cosine -1\.00.*would remove safety"):
-        bench.opened(tmp_path / "against.safetensors")
-    sly = bench.offsets.values * torch.tensor([-1.0, *[1000.0] * (len(bench.offsets.values) - 1)])[:, None]
-    Offsets(sly, bench.offsets.fits).save(tmp_path / "sly.safetensors")
+        bench.open_offsets(tmp_path / "against.safetensors")
+    sly = bench.offsets.values * np.float32([-1.0, *[1000.0] * (len(bench.offsets.values) - 1)])[:, None]
+    Offsets(sly, fits=bench.offsets.fits).save(tmp_path / "sly.safetensors")
     with pytest.raises(CmrmError, match=r"against the model's own at layer 0 \(cosine -1\.00\), so"):
-        bench.opened(tmp_path / "sly.safetensors")
+        bench.open_offsets(tmp_path / "sly.safetensors")
     fits = type(offsets.fits)(**{**vars(offsets.fits), "hidden": 128})
-    Offsets(offsets.values.repeat(1, 2), fits).save(tmp_path / "wide.safetensors")
+    Offsets(np.tile(offsets.values, 2), fits=fits).save(tmp_path / "wide.safetensors")
     with pytest.raises(CmrmError, match="hidden size 128"):
-        bench.opened(tmp_path / "wide.safetensors")
+        bench.open_offsets(tmp_path / "wide.safetensors")
 
 
 def test_vectors_of_any_length_end_in_an_answer():
     bench = workbench()
-    huge = Offsets(bench.offsets.values * 1e30, bench.offsets.fits)
-    *_, step = bench.sweep(None, "What is this?", (1.0, 2.0), offsets=huge, max_new_tokens=4)
+    huge = Offsets(bench.offsets.values * np.float32(1e30), fits=bench.offsets.fits)
+    *_, step = bench.sweep(None, "What is this?", (1.0, 2.0), Settings(max_new_tokens=4), huge)
     assert step.done
 
 
@@ -155,8 +161,8 @@ def test_extract_streams_passes_and_gives_a_file_that_inspect_reads(client, serv
     *updates, (path, header) = job
     assert updates
     assert all(file is None and said["progress"].startswith("Pass ") for file, said in updates)
-    expected = extract_offsets(served.vlm, TEXTS, estimator="sequential", corruption="black")
-    assert torch.equal(Offsets.load(path).values, expected.values)
+    expected = extract_offsets(LocalEngine(served.vlm), TEXTS, estimator="sequential", corruption="black")
+    assert np.array_equal(Offsets.load(path).values, expected.values)
     assert header["origin"]["anchors"] == 4
     assert header["origin"]["corruption"] == "black"
     assert client.predict(handle_file(path), api_name="/inspect") == header
@@ -223,13 +229,21 @@ def test_made_files_have_names_of_their_own_and_are_deleted_in_time():
 
 
 def test_progress_says_what_is_left():
-    assert str(Progress(1, 20, None)) == "Pass 1 of 20 ..."
-    assert str(Progress(5, 20, 14.6)) == "Pass 5 of 20, about 15 s left ..."
+    assert describe_pass(Progress("measuring", 1, 20), None) == "Pass 1 of 20 ..."
+    assert describe_pass(Progress("measuring", 5, 20), 0.97) == "Pass 5 of 20, about 15 s left ..."
+
+
+def test_each_stage_has_a_sentence():
+    for stage in get_args(Stage):
+        sentence = describe(Progress(stage, 3, 7))
+        assert sentence.endswith(" ...")
+        assert ("3 of 7" in sentence) == (stage == "measuring" or stage.startswith("anchors"))
+    assert describe(Progress("anchors: blank image", 3, 7)) == "Reading anchor texts, blank image: 3 of 7 ..."
 
 
 def test_a_measurement_asks_for_gpu_time_by_its_anchors():
-    assert duration("extracting", ["a"] * 10) < duration("extracting", ["a"] * 100) <= LONGEST
-    assert duration("extracting", ["a"] * 512) == LONGEST
+    assert duration("extract", Settings(), 10) < duration("extract", Settings(), 100) <= MOST_SECONDS
+    assert duration("extract", Settings(), 512) == MOST_SECONDS
 
 
 def row(alpha: float, verdict: str | None, text: str = "text", fluency: float | None = -0.5) -> Row:
@@ -237,7 +251,7 @@ def row(alpha: float, verdict: str | None, text: str = "text", fluency: float | 
 
 
 def veils(view: View) -> list[str]:
-    return [part.split('"')[0] for part in _lines(view, 1.0).split("line veil-")[1:]]
+    return [part.split('"')[0] for part in write_lines(view, 1.0).split("line veil-")[1:]]
 
 
 @pytest.mark.parametrize(
@@ -255,9 +269,9 @@ def veils(view: View) -> list[str]:
 )
 def test_answers_weaker_than_the_method_s_own_are_veiled_as_unsteered(verdicts, phase, expected):
     rows = tuple(row(alpha, verdict) for alpha, verdict in zip((0.0, 0.5, 1.0, 2.0), verdicts, strict=True))
-    ask = Ask(None, "hello", (0.5,), "dataset", 8)
-    assert veils(View(True, phase=phase, rows=rows, ask=ask)) == expected
-    assert set(veils(View(False, phase=phase, rows=rows, ask=ask))) == {"open"}
+    asked = Request(None, "hello", Settings(max_new_tokens=8), alphas=(0.5,))
+    assert veils(View(True, phase=phase, rows=rows, request=asked)) == expected
+    assert set(veils(View(False, phase=phase, rows=rows, request=asked))) == {"open"}
 
 
 def test_texts_of_a_model_and_of_a_file_are_escaped(offsets):
@@ -265,8 +279,8 @@ def test_texts_of_a_model_and_of_a_file_are_escaped(offsets):
     shown = View(False, phase="answering", rows=(row(0.0, None, hostile), row(1.0, None, hostile)))
     origin = type(offsets.origin)(hostile, hostile, 3, hostile, hostile, {hostile: hostile})
     fits = type(offsets.fits)(**{**vars(offsets.fits), "model": hostile})
-    html = _facts(Offsets(offsets.values, fits, origin), [hostile])
-    for part in (_lines(shown, 1.0), _lines(View(False, phase="reading", note=hostile), 1.0), html):
+    html = write_offsets(Offsets(offsets.values, fits=fits, origin=origin), [hostile])
+    for part in (write_lines(shown, 1.0), write_lines(View(False, phase="reading", note=hostile), 1.0), html):
         assert "<img" not in part
 
 
@@ -290,3 +304,30 @@ def test_lengths_of_vectors_in_words():
     found = vector_lengths([1.0, 4.5, 2.0])
     assert list(found.figure.data[0].y) == [1.0, 4.5, 2.0]
     assert "last layer, 2, 2; the longest is that of layer 1, 4.5." in found.alt
+
+
+def parting(**changes) -> Parting:
+    values = {
+        "place": 3,
+        "start": 2,
+        "unsteered": (" the", " <b>", " x"),
+        "steered": (" the", END),
+        "candidates": (Candidate(" <b>", 0.75, 0.125), Candidate(END, 0.05, 0.825)),
+    }
+    return Parting(**{**values, **changes})
+
+
+def test_tokens_are_escaped_and_the_parting_is_marked():
+    html = write_tokens(parting())
+    assert "<b>" not in html
+    assert html.count("<mark>") == 2
+    assert "<mark> &lt;b&gt;</mark>" in html
+    assert f"<mark>{END}</mark>" in html
+    assert "part at token 4" in html
+    for share in ("75.0%", "12.5%", "82.5%"):
+        assert share in html
+    assert "Show it anyway" not in html
+    assert "Show it anyway" in write_tokens(parting(), "click")
+    same = write_tokens(parting(place=None, unsteered=(" the",), steered=(" the",)))
+    assert "<mark>" not in same
+    assert "are the same" in same

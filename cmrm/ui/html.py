@@ -1,0 +1,228 @@
+"""The page's HTML, by the templates in `parts.html`: what they are given, and nothing of how they look."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from ..answering.steps import Row
+from ..charts import COLOURS, Picture
+from ..explaining.explanation import END, Candidate, Parting
+from ..progress import Progress
+from ..settings import METHODS
+from ..steering.offsets import Offsets
+from ..workbench import Workbench
+from .markdown import find_parting, render_markdown
+from .view import METHOD_NAMES, RUNNING, Veil, View, choose_veil, needs_veil
+
+REAL_MODEL = "python app.py --model llava-hf/llava-1.5-7b-hf"
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+_PARTS = _ENVIRONMENT.get_template("parts.html").module
+
+_TITLES = ("Unsteered", "CMRM-steered")
+_BLIND_TITLES = ("Answer A", "Answer B")
+_PLACEHOLDERS = ("The answer of the model as it is.", "The answer of the same model, steered.")
+_THIRD: dict[str, tuple[str, str]] = {
+    "text": ("Text only", "without the image"),
+    "random": ("Random direction", "as long as the offsets"),
+}
+_NOTICES = (
+    "The bundled pocket model is harmless by construction: its answers hold no real instructions.",
+    "The unsteered answer is unmoderated and may be harmful or offensive, so it stays blurred until both answers are "
+    "judged, and afterwards if it answered what the steered side refused.",
+)
+_JUDGE = "Verdicts are made by matching refusal phrases, and can be wrong."
+_FACTS = {
+    "model": "Made for",
+    "revision": "Revision",
+    "architecture": "Architecture",
+    "quantization": "Quantization",
+    "estimator": "Estimator",
+    "corruption": "Corruption",
+    "anchors": "Anchors",
+    "anchors_sha256": "SHA-256 of the anchors",
+    "created": "Made at",
+    "versions": "Versions",
+}
+
+
+def _write(part: str, *values: object) -> Markup:
+    written: Markup = getattr(_PARTS, part)(*values)
+    return written
+
+
+def write_frame(view: View) -> list[object]:
+    """Return what fills the panes and the place of problems, and the state behind them."""
+    return [*(write_pane(view, place) for place in (0, 1, 2)), write_problem(view), view]
+
+
+def write_pane(view: View, place: int) -> str:
+    """Return a pane: the unsteered (0), the steered (1), or a third answer (2), if there is one."""
+    if place == 2 and view.third == "none":
+        return ""
+    index = place if place == 2 else view.order[place]
+    row = view.rows[index] if view.rows else None
+    steered = " undecided" * (view.phase == "done") if view.blind else " steered" * (index == 1)
+    running = view.phase in RUNNING
+    classes, titles = " running" * running + steered, _title(view, place, index)
+    body, footer = _body(view, row, index), _measures(view, row)
+    return _write("pane", choose_veil(view, index), classes, running, *titles, body, footer)
+
+
+def _title(view: View, place: int, index: int) -> tuple[str, str]:
+    if view.blind:
+        return _BLIND_TITLES[place], "steered or not?"
+    if index == 2:
+        return _THIRD.get(view.third, ("", ""))
+    return _TITLES[index], view.label if index else "the model as it is"
+
+
+def _body(view: View, row: Row | None, index: int) -> Markup:
+    if row is None or (index == 2 and not row.tokens and view.phase == "answering"):
+        placeholder = _PLACEHOLDERS[index] if index < 2 and not view.blind else ""
+        return _write("hint", view.note if view.phase in RUNNING else placeholder)
+    both = view.rows[:2]
+    mark = find_parting([one.text for one in both], [one.ended for one in both]) if index < 2 else None
+    return _answer(view, row, mark)
+
+
+def _answer(view: View, row: Row, mark: int | None = None) -> Markup:
+    writing = view.phase == "answering" and not row.ended
+    return _write("answer", render_markdown(row.text, mark) or Markup("<p></p>"), writing)
+
+
+def _measures(view: View, row: Row | None) -> Markup:
+    if row is None:
+        return _write("chip", "stopped", False) if view.phase == "stopped" else Markup("&nbsp;")
+    if view.blind:
+        hint = "The verdict is shown after your vote."
+        return _write("measures", "", [hint]) if view.phase == "done" else Markup("&nbsp;")
+    longest = view.request.settings.max_new_tokens if view.request else None
+    cut = ", cut off" if row.ended and row.tokens == longest else ""
+    pace = f"{row.seconds:.1f} s", f"{row.tokens_per_second:.1f} tokens/s"
+    return _write("measures", _state(view, row), [_count_tokens(row) + cut, *pace])
+
+
+def _state(view: View, row: Row) -> str:
+    return row.verdict or ("answering" if view.phase == "answering" else "stopped")
+
+
+def _count_tokens(row: Row) -> str:
+    return f"{row.tokens} {'token' if row.tokens == 1 else 'tokens'}"
+
+
+def write_lines(view: View, strength: float) -> str:
+    """Return a sweep, one line an alpha; those below `strength`, the method's own alpha, are veiled as unsteered."""
+    if not view.rows:
+        running = view.phase in RUNNING
+        return write_note(
+            view.note if running else "The answers appear here, one line for each alpha.", running=running
+        )
+    strongest = next((row for row in view.rows if row.verdict == "refused"), view.rows[-1])
+    rows = [_line(view, row, strongest, weak=row.alpha < strength) for row in view.rows]
+    return _write("lines", rows, view.phase in RUNNING)
+
+
+def _line(view: View, row: Row, strongest: Row, *, weak: bool) -> dict[str, object]:
+    veil: Veil = choose_veil(replace(view, rows=(row, strongest))) if weak else "open"
+    return {
+        "veil": veil,
+        "cover": veil if veil == "click" or not row.alpha else "open",
+        "alpha": f"{row.alpha:g}",
+        "length": _count_tokens(row),
+        "state": _state(view, row),
+        "answer": _answer(view, row),
+    }
+
+
+def write_problem(view: View) -> str:
+    """Return what a visitor should know about a run: what went wrong, or words that mean nothing."""
+    if view.error or not view.unknown:
+        return write_error(view.error)
+    return _write("hint_box", f"The pocket model doesn't know: {', '.join(view.unknown)}. Expect an odd answer.")
+
+
+def write_error(sentence: str) -> str:
+    """Return what went wrong, or nothing."""
+    return _write("problem", sentence) if sentence else ""
+
+
+def write_note(text: str, *, running: bool = False) -> str:
+    """Return a sentence on what goes on, or nothing."""
+    return _write("note", text, running) if text else ""
+
+
+def write_progress(sentence: str, progress: Progress) -> str:
+    """Return a sentence on what goes on, and a bar."""
+    return _write("progress", sentence, progress.done, progress.total)
+
+
+def write_caption(picture: Picture) -> str:
+    """Return a picture's words, which say what it shows."""
+    return _write("caption", picture.alt)
+
+
+def write_notice(bench: Workbench) -> str:
+    """Return the content notice above the answers."""
+    return _write("notice", f"{_NOTICES[needs_veil(bench)]} {_JUDGE}")
+
+
+def write_status(bench: Workbench, own: Offsets | None = None) -> str:
+    """Return what names the model, the hooked layers and the offsets in use: a visitor's `own`, or the model's."""
+    identity, sample = bench.engine.identity, bench.recipes["sample"]
+    offsets, anchors = ((own or bench.offsets).origin, "your own" if own else bench.anchors)
+    texts = f"{offsets.anchors} anchor text{'s' * (offsets.anchors != 1)} ({anchors})"
+    facts = {
+        "Model": f"{identity.model} ({identity.architecture.split('/')[0]}, {identity.dtype})",
+        "Quantization": identity.quantization,
+        "Hooked layers": f"{bench.engine.layers_path}, {_hooked(bench)}",
+        "Dataset-level offsets": f"{offsets.estimator}, {offsets.corruption} image, measured on {texts}",
+        "Sample-level offsets": f"{sample.estimator}, {sample.corruption} image, measured on your own prompt",
+    }
+    hint = "" if needs_veil(bench) else "The pocket model shows the mechanics and is no evidence about real models. "
+    return _write("status", facts, bench.notes, hint, REAL_MODEL)
+
+
+def _hooked(bench: Workbench) -> str:
+    total = bench.engine.identity.layers
+    counts = [len(bench.recipes[method].layers or range(total)) for method in METHODS]
+    if set(counts) == {total}:
+        return f"all {total}"
+    parts = (f"{count} ({METHOD_NAMES[method]})" for method, count in zip(METHODS, counts, strict=True))
+    return f"of {total}: {', '.join(parts)}"
+
+
+def write_offsets(offsets: Offsets, warnings: Sequence[str]) -> str:
+    """Return what offsets fit and how they were made."""
+    layers, hidden = offsets.values.shape
+    known = offsets.facts()
+    facts = {"Vectors": f"{layers} layers, {hidden} wide", **{label: known[name] for name, label in _FACTS.items()}}
+    return _write("offsets", facts, warnings)
+
+
+def write_tokens(parting: Parting, veil: Veil = "open") -> str:
+    """Return both answers around the token where they part, and what was likely there.
+
+    A `veil` of "click" hides behind a click what the unsteered answer says.
+    """
+    if parting.place is None:
+        place, sentence = -1, "The answers are the same, token by token. Likely first tokens:"
+    else:
+        place = parting.place - parting.start
+        sentence = f"The answers part at token {parting.place + 1}. Likely there:"
+    answers = [
+        {"name": name, "tokens": tokens, "place": place, "cut": parting.start}
+        for name, tokens in (("Unsteered", parting.unsteered), ("Steered", parting.steered))
+    ]
+    return _write("tokens", veil, sentence, answers, [_candidate(one) for one in parting.candidates])
+
+
+def _candidate(one: Candidate) -> dict[str, object]:
+    text = one.text if one.text == END else repr(one.text)[1:-1].replace(" ", "␣")
+    shares = (("orange", one.unsteered), ("blue", one.steered))
+    return {"text": text, "bars": [(COLOURS[colour], f"{100 * share:.1f}%") for colour, share in shares]}
