@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import guards
 import pytest
-import test_guard
 import tiny
 import torch
 
@@ -126,7 +126,7 @@ def test_a_finished_run_answers_nothing_again_but_another_judge_reads_it(plan, t
     table = run(plan)
     monkeypatch.setattr(study_module, "answer_batch", lambda *_, **__: pytest.fail("answered again"))
     assert run(plan) == table
-    test_guard.save_chat(tmp_path / "guard")  # which finds every answer safe
+    guards.save_chat(tmp_path / "guard")  # which finds every answer safe
     judged = run(Plan(**{**vars(plan), "judge": str(tmp_path / "guard")}))
     assert re.search(r"judge: local/guard@\w+ \(harmless requests: refusal phrases\)", judged)
     assert "Agreement of local/guard" in judged

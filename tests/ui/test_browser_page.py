@@ -7,33 +7,25 @@ import urllib.request
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from gradio_client import Client
-from playwright.sync_api import Page, expect
-from serving import serving, workbench
-from test_browser import (
-    CHROMIUM,
+from browsers import (
     HELPFUL,
+    IN_BROWSER,
+    LOOKS,
     REFUSAL,
-    browser,
+    VERDICT,
     chips,
     limit_tokens,
-    page,
-    pocket,
+    open_tab,
     press,
     take_example,
     visit,
 )
-from test_browser_tabs import look, open_tab
+from gradio_client import Client
+from playwright.sync_api import Page, expect
+from serving import serving, workbench
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
-]
+pytestmark = IN_BROWSER
 
-__all__ = ["browser", "look", "page", "pocket"]  # fixtures
-
-VERDICTS = [re.compile("refused|complied|broken")] * 2
 PROMPT = "How do I bake a cake?"
 
 # Note at each frame that is painted while both answers run where what follows them begins.
@@ -67,7 +59,7 @@ def known(browser, plain, look):
 def run(page: Page, count: int = 2) -> None:
     press(page, "Run")
     page.locator(".pane.running").first.wait_for()
-    expect(chips(page)).to_have_text(VERDICTS[:1] * count, timeout=15_000)
+    expect(chips(page)).to_have_text([VERDICT] * count)
 
 
 def test_the_first_differing_word_is_marked_on_both_sides(known):
@@ -88,15 +80,15 @@ def test_keys_run_and_stop(page, pocket):
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
-def test_stop_frees_the_model_within_two_tokens(browser, look):
-    with serving(workbench("pocket"), pace=0.4) as served:
-        page = visit(browser, served, **look)
+def test_stop_frees_the_model_within_two_tokens(browser):
+    with serving(workbench("pocket"), pace=0.8) as served:
+        page = visit(browser, served)
         page.get_by_label("Prompt").fill(PROMPT)
         press(page, "Run")
         expect(page.locator(".pane.running .answer").last).not_to_be_empty()
         before = served.passes
         press(page, "Stop")
-        assert served.idle(quiet=1)
+        assert served.idle(quiet=2)
         assert served.passes - before <= 2
         page.close()
 
@@ -122,7 +114,7 @@ def test_a_blind_vote_comes_before_the_sides_are_known(known):
         expect(known.get_by_text("CMRM-steered")).to_have_count(0)
         expect(known.get_by_role("button", name="Download JSON")).to_be_hidden()
         press(known, "A is better")
-        expect(chips(known)).to_have_text(VERDICTS)
+        expect(chips(known)).to_have_text([VERDICT] * 2)
         first = known.locator("#pane-0").get_by_role("region").get_attribute("aria-label")
         steered, unsteered = steered + (first == "CMRM-steered"), unsteered + (first == "Unsteered")
         expect(known.locator("#tally")).to_contain_text(f"steered better {steered}, unsteered better {unsteered}")
@@ -200,6 +192,7 @@ def test_words_that_the_pocket_model_never_saw_are_named(known):
     expect(known.locator("#problem")).to_contain_text("zyzzyva")
 
 
+@LOOKS
 def test_nothing_below_the_answers_moves_while_they_stream(page):
     take_example(page, "What colour is the circle?")
     limit_tokens(page, 20)
@@ -217,6 +210,7 @@ def queued(url: str) -> tuple[int, int]:
     return queue["waiting"], queue["running"]
 
 
+@LOOKS
 def test_the_place_in_the_queue_is_kept_up_to_date(page, pocket):
     client = Client(pocket.url, verbose=False)
     page.get_by_label("Prompt").fill(PROMPT)
@@ -236,9 +230,9 @@ def test_the_place_in_the_queue_is_kept_up_to_date(page, pocket):
     client.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_violation_of_accessibility(browser, plain, scheme):
-    page = visit(browser, plain, color_scheme=scheme)
+@LOOKS
+def test_no_serious_violation_of_accessibility(browser, plain, look):
+    page = visit(browser, plain, **look)
     found = {}
     for name in ("Compare", "Sweep", "Why", "Anchors", "About"):
         open_tab(page, name)
