@@ -1,7 +1,6 @@
 """An evaluation of a tiny model on a user's file: interrupted, sharded, with bad records, and as a command."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -303,7 +302,7 @@ def test_a_bad_plan_is_one_sentence(plan, options, sentence):
         run(Plan(**{**vars(plan), **options}))
 
 
-def command(plan: Plan, *launcher: str) -> list[str]:
+def command(plan: Plan) -> list[str]:
     options = {
         "--out": plan.out,
         "--model": plan.model,
@@ -314,17 +313,16 @@ def command(plan: Plan, *launcher: str) -> list[str]:
         "--batch": 2,
         "--max-new-tokens": 6,
     }
-    return [*launcher, "-m", "cmrm", "evaluate", *(str(part) for pair in options.items() for part in pair)]
+    return ["evaluate", *(str(part) for pair in options.items() for part in pair)]
 
 
 def test_two_processes_answer_what_one_does_record_by_record(plan, tmp_path):
-    alone = Plan(**{**vars(plan), "out": tmp_path / "alone"})
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(alone, sys.executable), check=True, env=environment, capture_output=True)
+    alone = replace(plan, out=tmp_path / "alone", groups=("ceilings", "cmrm"))
+    run(alone)
     # "--multi_gpu" is accelerate's word for several processes on a machine, also where there is no GPU.
     options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--main_process_port", "0"]
-    done = subprocess.run(command(plan, *launcher), env=environment, capture_output=True, text=True)
+    done = subprocess.run([*launcher, "-m", "cmrm", *command(plan)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert rows(plan.out) == rows(alone.out)
     assert done.stdout.count("| unsteered |") == 1  # one process reports
@@ -332,10 +330,10 @@ def test_two_processes_answer_what_one_does_record_by_record(plan, tmp_path):
     assert json.loads((plan.out / "results.json").read_text())["cost"]["processes"] == 2
 
 
-def test_ctrl_c_is_one_line_and_the_same_command_goes_on(plan):
-    arguments = command(plan, sys.executable)
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(plan, command_line):
     # Ctrl-C reaches it also where this test runs in the background of a shell, which lets its jobs ignore it.
     heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    arguments = [sys.executable, "-m", "cmrm", *command(plan)]
     running = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
     journal, deadline = plan.out / "rows.jsonl", time.monotonic() + 60
     while time.monotonic() < deadline and not (journal.is_file() and journal.stat().st_size):
@@ -345,16 +343,14 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(plan):
     assert running.returncode == 130, errors
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
-    subprocess.run(arguments, check=True, capture_output=True)
+    assert command_line(*command(plan)).returncode == 0
     assert ("sample-level", "question-1") in rows(plan.out)
 
 
-def test_the_command_says_what_is_wrong_with_status_2(plan, tmp_path):
+def test_the_command_says_what_is_wrong_with_status_2(plan, tmp_path, command_line):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    done = subprocess.run(
-        command(Plan(**{**vars(plan), "data": (str(empty),)}), sys.executable), capture_output=True, text=True
-    )
+    done = command_line(*command(replace(plan, data=(str(empty),))))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in done.stderr

@@ -18,6 +18,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from serving import CIRCLE, Served, answered, serving, workbench
 
+import app
 from cmrm import CmrmError, Offsets, Row, Step
 from cmrm.steering.recipes import recipes_for
 from cmrm.ui import UPDATES_PER_SECOND, Ask, answer
@@ -300,16 +301,6 @@ def test_text_of_the_model_and_of_a_visitor_is_escaped():
         assert "<img" not in html
 
 
-def run(*options: str, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(APP), *options],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
 @pytest.mark.parametrize(
     ("options", "variables", "expected"),
     [
@@ -318,8 +309,9 @@ def run(*options: str, **variables: str) -> subprocess.CompletedProcess:
         (["--model", "/no/such/folder"], {}, "/no/such/folder"),
     ],
 )
-def test_bad_options_end_with_status_2(options, variables, expected):
-    ended = run(*options, **variables)
+def test_bad_options_end_with_status_2(command_line, monkeypatch, options, variables, expected):
+    monkeypatch.setattr(app, "share_arenas", lambda: None)  # it would hold for all tests
+    ended = command_line(*options, main=app.main, **variables)
     assert ended.returncode == 2
     assert expected in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -337,8 +329,10 @@ def test_app_serves_a_model_named_by_environment_variables(checkpoint, offsets: 
         "CMRM_HOST": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
     }
-    with subprocess.Popen([sys.executable, str(APP)], env={**os.environ, **variables}, stderr=subprocess.PIPE) as app:
+    with subprocess.Popen(
+        [sys.executable, str(APP)], env={**os.environ, **variables}, stderr=subprocess.PIPE
+    ) as served:
         try:
             assert b"CMRM" in answered(f"http://127.0.0.1:{port}")
         finally:
-            app.terminate()
+            served.terminate()
