@@ -60,7 +60,7 @@ def plan(tmp_path, checkpoint, data, monkeypatch) -> Plan:
         "none",
         data=(data,),
         split="all",
-        groups=("ceilings", "cmrm", "rivals", "controls"),
+        groups=("ceilings", "cmrm"),
         batch=2,
         max_new_tokens=6,
     )
@@ -75,6 +75,7 @@ def rows(folder) -> dict[tuple[str, str], dict]:
 
 def test_a_whole_run_leaves_four_files_that_agree(plan):
     seen = []
+    plan = replace(plan, groups=("ceilings", "cmrm", "rivals", "controls"))
     table = run(plan, lambda done, total: seen.append((done, total)), print)
     answers = rows(plan.out)
     assert seen[-1][0] == seen[-1][1] == len(answers)
@@ -317,7 +318,7 @@ def command(plan: Plan) -> list[str]:
 
 
 def test_two_processes_answer_what_one_does_record_by_record(plan, tmp_path):
-    alone = replace(plan, out=tmp_path / "alone", groups=("ceilings", "cmrm"))
+    alone = replace(plan, out=tmp_path / "alone")
     run(alone)
     # "--multi_gpu" is accelerate's word for several processes on a machine, also where there is no GPU.
     options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
