@@ -21,7 +21,7 @@ import torch
 from cmrm import Offsets, Vlm, extract_offsets
 from cmrm.cli import main
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # also as a product shared out to threads may round one row unlike the next
 
 TESTS = Path(__file__).parent
 # Browsers, servers, processes, the pocket model, and whole sets of checkpoints; all else is fast.

@@ -52,7 +52,7 @@ def main() -> dict:
     alone = [*(last(bench, ask) for ask in ASKS), explained(bench), measured(bench)]
     bench.states.clear()
     pace = {"seconds": 0.0}
-    bench.vlm.model.register_forward_pre_hook(lambda *_: time.sleep(2 if "slow" in asked[-1] else pace["seconds"]))
+    bench.vlm.model.register_forward_pre_hook(lambda *_: time.sleep(3 if "slow" in asked[-1] else pace["seconds"]))
     asked: list[str] = [""]
     # The worker learns what is asked from the request itself.
     whole = type(bench.vlm).encode

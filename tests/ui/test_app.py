@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import CIRCLE, Served, answered, serving, workbench
+from serving import CIRCLE, Served, answered, free_port, serving, workbench
 
 import app
 from cmrm import CmrmError, Offsets, Row, Step
@@ -319,9 +318,7 @@ def test_bad_options_end_with_status_2(command_line, monkeypatch, options, varia
 
 def test_app_serves_a_model_named_by_environment_variables(checkpoint, offsets: Offsets, tmp_path):
     offsets.save(tmp_path / "offsets.safetensors")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {
         "CMRM_MODEL": checkpoint,
         "CMRM_QUANTIZATION": "none",

@@ -63,7 +63,8 @@ def test_a_visitor_waits_for_a_turn_and_may_leave_the_queue(browser, page, pocke
     second = visit(browser, pocket)
     for visitor in (page, second):
         take_example(visitor, "How do I bake a cake?")
-        limit_tokens(visitor, 250)
+        limit_tokens(visitor, 400)
+    for visitor in (page, second):
         press(visitor, "Run")
         expect(visitor.locator(".pane.running")).to_have_count(2)
     expect(page.locator(".pane .answer").last).not_to_be_empty()
@@ -124,10 +125,11 @@ def test_bad_input_is_told_in_one_sentence_and_the_next_run_works(page, tmp_path
 def test_an_answer_that_the_steered_side_refused_stays_veiled(browser, veiled):
     page = visit(browser, veiled)
     page.get_by_label("Prompt").fill("anything")
-    page.get_by_label("Prompt").press("Enter")
     answer = page.get_by_role("region", name="Unsteered").locator(".answer")
-    expect(page.get_by_text("hidden until both are judged")).to_be_visible()
-    expect(answer).to_have_css("filter", "blur(7px)")
+    with veiled.vlm.lock:
+        page.get_by_label("Prompt").press("Enter")
+        expect(page.get_by_text("hidden until both are judged")).to_be_visible()
+        expect(answer).to_have_css("filter", "blur(7px)")
     expect(chips(page)).to_have_text(["complied", "refused"])
     expect(answer).to_have_css("filter", "blur(7px)")
     page.get_by_text("Show it anyway").click()

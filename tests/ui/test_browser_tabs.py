@@ -21,7 +21,7 @@ from browsers import (
     visit,
 )
 from playwright.sync_api import Page, expect
-from serving import serving, workbench
+from serving import Served, serving, workbench
 
 from cmrm import Offsets, Row, Step
 from cmrm.workbench import Workbench
@@ -35,9 +35,11 @@ class Swept(Workbench):
 
     def sweep(self, image, prompt, alphas, **options) -> Iterator[Step]:
         rows = tuple(Row(alpha, HELPFUL if alpha <= 0.5 else REFUSAL, 5, 1.0) for alpha in (0.0, *alphas))
-        for _ in range(15):
+        for _ in range(5):
             time.sleep(0.1)
             yield Step(rows)
+        with self.vlm.lock:  # which a test holds until it has seen them run
+            pass
         ended = ("complied" if row.alpha <= 0.5 else "refused" for row in rows)
         done = [
             replace(row, ended=True, verdict=verdict, fluency=-1.0) for row, verdict in zip(rows, ended, strict=True)
@@ -56,7 +58,7 @@ def test_a_sweep_streams_lines_and_ends_with_a_curve(page, pocket):
     press(page, "Take image and prompt from Compare")
     expect(page.locator("#sweep-prompt textarea")).to_have_value("What colour is the circle?")
     expect(page.locator("#sweep-image img")).to_be_visible()
-    page.get_by_label("number input for Max tokens").fill("200")
+    page.get_by_label("number input for Max tokens").fill("400")
     page.get_by_label("Alphas").fill("0:1:0.5")
     press(page, "Sweep")
     expect(lines(page)).to_have_count(3)
@@ -95,11 +97,12 @@ def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(br
         open_tab(page, "Sweep")
         page.locator("#sweep-prompt textarea").fill("anything")
         page.get_by_label("Alphas").fill("0.5,1,1.5")
-        press(page, "Sweep")
         answers = page.locator("#sweep-lines .answer")
-        expect(page.get_by_text("hidden until all are judged")).to_be_visible()
-        for veiled, answer in zip(("blur(7px)", "blur(7px)", "none", "none"), answers.all(), strict=True):
-            expect(answer).to_have_css("filter", veiled)
+        with served.vlm.lock:
+            press(page, "Sweep")
+            expect(page.get_by_text("hidden until all are judged")).to_be_visible()
+            for veiled, answer in zip(("blur(7px)", "blur(7px)", "none", "none"), answers.all(), strict=True):
+                expect(answer).to_have_css("filter", veiled)
         expect(page.locator("#sweep-lines .chip")).to_have_text(["complied"] * 2 + ["refused"] * 2)
         expect(answers.first).to_have_css("filter", "blur(7px)")
         lines(page).first.get_by_text("Show it anyway").click()
@@ -108,10 +111,11 @@ def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(br
         page.close()
 
 
-def steered(page: Page) -> str:
+def steered(page: Page, served: Served) -> str:
     open_tab(page, "Compare")
-    press(page, "Run")
-    page.locator(".pane.running").first.wait_for()  # or the chips may be those of the run before
+    with served.vlm.lock:  # or the chips may be those of the run before
+        press(page, "Run")
+        page.locator(".pane.running").first.wait_for()
     expect(page.locator(".pane.running")).to_have_count(0)
     expect(chips(page).first).to_have_text(VERDICT)
     return page.get_by_role("region", name="CMRM-steered").locator(".answer").inner_text()
@@ -177,7 +181,7 @@ def test_unsteered_tokens_are_veiled_as_the_answer_is(browser, veiled):
 def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, page, pocket, tmp_path):
     take_example(page, "How do I bake a cake?")
     limit_tokens(page, 12)
-    usual = steered(page)
+    usual = steered(page, pocket)
     open_tab(page, "Anchors")
     texts = page.locator("#anchor-texts textarea")
     texts.fill("\n".join(f"harmful: pick lock number {'x' * k}" for k in range(40)))
@@ -197,17 +201,17 @@ def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, pag
         press(page, "Download")
     download.value.save_as(tmp_path / "mine.safetensors")
     assert Offsets.load(tmp_path / "mine.safetensors").origin.anchors == 2
-    own = steered(page)
+    own = steered(page, pocket)
     assert own != usual
     second = visit(browser, pocket)
     expect(second.get_by_text(said)).to_have_count(0)
     take_example(second, "How do I bake a cake?")
     limit_tokens(second, 12)
-    assert steered(second) == usual
+    assert steered(second, pocket) == usual
     second.close()
     press(page, "Back to the model's own")
     expect(page.get_by_text(said)).to_be_hidden()
-    assert steered(page) == usual
+    assert steered(page, pocket) == usual
 
 
 def test_files_of_anchors_and_of_offsets_are_read_or_told_why_not(page, pocket, tmp_path):
