@@ -51,7 +51,6 @@ def lines(page: Page):
     return page.get_by_role("list", name="Answers by alpha").get_by_role("listitem")
 
 
-@LOOKS
 def test_a_sweep_streams_lines_and_ends_with_a_curve(page, pocket):
     take_example(page, "What colour is the circle?")
     open_tab(page, "Sweep")
