@@ -1,5 +1,6 @@
 """A served page over a tiny model, shared by the tests of the API and of the browser."""
 
+import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class Served:
     @property
     def hooks(self) -> int:
         """How many forward hooks are on the model."""
-        return self.vlm.network.hook_count
+        return self.engine.vlm.network.hook_count
 
     def idle(self, quiet: float = 0.6, patience: float = 10.0) -> bool:
         """Whether the model comes to rest."""
@@ -49,7 +50,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Scripted(Workbench):
-    """A workbench whose answers are the given texts, word by word."""
+    """A workbench whose answers are the given texts, word by word; who holds the model's lock holds the verdicts."""
 
     texts: tuple[str, str] = ("", "")
 
@@ -63,6 +64,8 @@ class Scripted(Workbench):
                 for row, said in zip(rows, words, strict=True)
             )
             yield Step(rows)
+        with self.engine.vlm.network.lock:
+            pass
         yield Step(tuple(replace(row, ended=True, verdict=judge_by_phrases(row.text)) for row in rows), done=True)
 
 
@@ -74,11 +77,19 @@ def workbench(name: str = "tiny", texts: tuple[str, str] | None = None) -> Workb
     return Scripted(*parts, texts=texts) if texts else Workbench(*parts)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextmanager
 def serving(bench: Workbench, pace: float = 0.01, mcp: bool = False) -> Iterator[Served]:
     """Serve the page for the length of the block; each forward pass takes at least `pace` seconds."""
     blocks = build(bench)
-    served = Served(launch(blocks, block=False, health=health(bench, blocks), mcp=mcp), bench.engine.vlm, blocks)
+    # Not the first free port from 7860, which another worker may take at the same moment.
+    url = launch(blocks, port=free_port(), block=False, health=health(bench, blocks), mcp=mcp)
+    served = Served(url, bench.engine.vlm, blocks)
 
     def slow(*_: object) -> None:
         served.passes += 1

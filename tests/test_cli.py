@@ -1,7 +1,6 @@
 """The command line as a user runs it: results on stdout, messages on stderr, status 2 for bad input."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,9 +14,23 @@ from cmrm import CmrmError, Offsets, Settings, Vlm
 from cmrm.saved_run import Run
 
 
-def run(*arguments, **environment):
+@pytest.fixture
+def run(command_line):
+    return command_line
+
+
+def run_alone(*arguments):
+    """In a process of its own; most tests do without, as that takes seconds to begin."""
     command = [sys.executable, "-m", "cmrm", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def small(monkeypatch, checkpoint, offsets, tmp_path) -> None:
+    """A tiny model in place of the pocket one."""
+    offsets.save(tmp_path / "small.safetensors")
+    monkeypatch.setenv("CMRM_MODEL", checkpoint)
+    monkeypatch.setenv("CMRM_OFFSETS", str(tmp_path / "small.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +42,13 @@ def anchors(tmp_path_factory):
 
 def test_extract_then_compare_with_the_file(checkpoint, anchors, tmp_path):
     out = tmp_path / "offsets.safetensors"
-    made = run("extract", "--model", checkpoint, "--anchors", anchors, "--estimator", "mean", "--out", out)
+    made = run_alone("extract", "--model", checkpoint, "--anchors", anchors, "--estimator", "mean", "--out", out)
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["origin"]["anchors"] == 2
     assert "passes" in made.stderr
     assert Offsets.load(out).origin.estimator == "mean"
     tiny.PICTURE.save(tmp_path / "picture.png")
-    done = run(
+    done = run_alone(
         "compare", "--model", checkpoint, "--offsets", out, "--image", tmp_path / "picture.png",
         "--prompt", "What?", "--alpha", 0.5, "--max-new-tokens", 3, "--json",
     )  # fmt: skip
@@ -46,7 +59,7 @@ def test_extract_then_compare_with_the_file(checkpoint, anchors, tmp_path):
     assert answer["model"]["quantization"] == "nf4"
 
 
-def test_sweep_has_a_row_for_each_alpha(checkpoint, offsets, tmp_path):
+def test_sweep_has_a_row_for_each_alpha(run, checkpoint, offsets, tmp_path):
     offsets.save(tmp_path / "offsets.safetensors")
     options = ("--model", checkpoint, "--offsets", tmp_path / "offsets.safetensors", "--max-new-tokens", 3)
     done = run("sweep", *options, "--prompt", "What?", "--alphas", "0:1:0.5", "--json")
@@ -56,7 +69,7 @@ def test_sweep_has_a_row_for_each_alpha(checkpoint, offsets, tmp_path):
     assert all(row["fluency"] < 0 and row["verdict"] for row in rows)
 
 
-def test_inspect_says_what_a_file_is(offsets, tmp_path):
+def test_inspect_says_what_a_file_is(run, offsets, tmp_path):
     path = tmp_path / "mine.safetensors"
     offsets.save(path)
     machine = run("inspect", path, "--json")
@@ -70,7 +83,7 @@ def test_inspect_says_what_a_file_is(offsets, tmp_path):
     assert f"{header['norms'][0]:g}" in person.stdout
 
 
-def test_inspect_does_not_hand_the_terminal_to_a_file(offsets, tmp_path):
+def test_inspect_does_not_hand_the_terminal_to_a_file(run, offsets, tmp_path):
     path = tmp_path / "mine.safetensors"
     Offsets(offsets.values, fits=replace(offsets.fits, model="\x1b[2Jpocket\nlayers 99")).save(path)
     done = run("inspect", path)
@@ -79,16 +92,17 @@ def test_inspect_does_not_hand_the_terminal_to_a_file(offsets, tmp_path):
     assert "\nlayers 99" not in done.stdout
 
 
-def test_inspect_reads_the_hub_and_refuses_what_is_no_offsets_file(damaged, offsets, tmp_path):
+def test_inspect_reads_the_hub_and_refuses_what_is_no_offsets_file(run, damaged, offsets, tmp_path, monkeypatch):
     commit = "0" * 40
     repository = tmp_path / "models--someone--offsets"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
     offsets.save(repository / "snapshots" / commit / "mine.safetensors")
-    there = run("inspect", "hf://someone/offsets/mine.safetensors", "--json", HF_HUB_CACHE=str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    there = run("inspect", "hf://someone/offsets/mine.safetensors", "--json")
     assert json.loads(there.stdout)["fits"]["model"] == "tiny"
     for file in (damaged / "cut.safetensors", damaged / "none", "hf://someone/offsets/other.safetensors"):
-        done = run("inspect", file, HF_HUB_CACHE=str(tmp_path))
+        done = run("inspect", file)
         assert done.returncode == 2
         assert done.stderr.startswith("Error: ")
         assert done.stderr.count("\n") == 1
@@ -104,7 +118,7 @@ def test_inspect_needs_no_torch(offsets, tmp_path):
     assert subprocess.run(command, check=False).returncode == 0
 
 
-def test_layers_left_unquantized_are_one_line_of_stderr(anchors, tmp_path):
+def test_layers_left_unquantized_are_one_line_of_stderr(run, anchors, tmp_path):
     tiny.llava(hidden=96).save_pretrained(tmp_path / "odd")
     tiny.processor().save_pretrained(tmp_path / "odd")
     options = ("--model", tmp_path / "odd", "--quantization", "fp4", "--device-map", "cpu")
@@ -140,18 +154,23 @@ def damaged(tmp_path_factory, offsets):
         ("--image", "cut.png", "could not be read"),
         ("--image", "vast.png", "megapixels"),
         ("--offsets", "cut.safetensors", "no whole CMRM offsets file"),
-        ("--offsets", "other.safetensors", "compute offsets for this model"),
     ],
 )
-def test_damaged_and_foreign_files_are_one_sentence_and_status_2(damaged, option, name, says):
+def test_damaged_and_foreign_files_are_one_sentence_and_status_2(run, small, damaged, option, name, says):
     done = run("compare", "--prompt", "What?", option, damaged / name)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 
+def test_offsets_of_another_model_are_one_sentence_and_status_2(run, damaged):
+    done = run("compare", "--prompt", "What?", "--offsets", damaged / "other.safetensors")
+    assert done.returncode == 2
+    assert "compute offsets for this model" in done.stderr
+
+
 @pytest.mark.parametrize("alphas", ["", "0:2", "0:2:-1", "1,two", "0,5"])
-def test_a_malformed_range_of_alphas_is_refused(alphas):
+def test_a_malformed_range_of_alphas_is_refused(run, alphas):
     done = run("sweep", "--prompt", "What?", "--alphas", alphas)
     assert done.returncode == 2
     assert "alpha" in done.stderr
@@ -161,7 +180,6 @@ def test_a_malformed_range_of_alphas_is_refused(alphas):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--prompt", " "], "prompt is empty"),
         (["--prompt", "x" * 100_000], "100,000 characters"),
         (["--prompt", "x", "--alpha", "-1"], "alpha is -1.0"),
         (["--prompt", "x", "--alpha", "nan"], "alpha is nan"),
@@ -170,22 +188,30 @@ def test_a_malformed_range_of_alphas_is_refused(alphas):
         (["--prompt", "x", "--quantization", "int3"], "int3"),
         (["--prompt", "x", "--device-map", "cuda:9"], "'cuda:9', which this machine does not have"),
         (["--prompt", "x", "--device-map", "{model"], "must be JSON"),
-        (["--prompt", "x", "--device-map", '{"": "disk"}'], "can't offload quantized layers"),
+        (["--prompt", "x", "--quantization", "nf4", "--device-map", '{"": "disk"}'], "can't offload quantized layers"),
         (["--prompt", "x", "--image", "nowhere.png"], "no image file"),
         (["--prompt", "x", "--model", "/nowhere"], "no model in the folder"),
         (["--prompt", "x", "--offsets", "nowhere.safetensors"], "no offsets file"),
         (["--image", "x.png"], "--prompt"),
     ],
 )
-def test_bad_input_is_one_sentence_and_status_2(arguments, says):
-    done = run("compare", *arguments)
+def test_bad_input_is_one_sentence_and_status_2(run, small, arguments, says):
+    check_rejected(run("compare", *arguments), says)
+
+
+@pytest.mark.parametrize(("arguments", "says"), [(["--prompt", " "], "prompt is empty"), ([], "--prompt")])
+def test_so_it_is_in_a_process_of_its_own(arguments, says):
+    check_rejected(run_alone("compare", *arguments), says)
+
+
+def check_rejected(done, says) -> None:
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_a_run_is_repeated_from_its_json(checkpoint, offsets, tmp_path):
+def test_a_run_is_repeated_from_its_json(run, checkpoint, offsets, tmp_path):
     offsets.save(tmp_path / "offsets.safetensors")
     tiny.PICTURE.save(tmp_path / "picture.png")
     placed = ("--model", checkpoint, "--quantization", "none", "--offsets", tmp_path / "offsets.safetensors")
@@ -216,7 +242,7 @@ def test_a_run_is_repeated_from_its_json(checkpoint, offsets, tmp_path):
             Run.read(file)
 
 
-def test_a_run_of_a_checkpoint_that_came_quantized_is_repeated_by_its_folder(checkpoint, tmp_path):
+def test_a_run_of_a_checkpoint_that_came_quantized_is_repeated_by_its_folder(run, checkpoint, tmp_path):
     saved = Vlm.load(checkpoint, "int8")
     saved.model.save_pretrained(tmp_path / "small")
     saved.processor.save_pretrained(tmp_path / "small")

@@ -57,7 +57,7 @@ def main() -> dict:
         kept.clear()
     pace = {"seconds": 0.0}
     vlm = bench.engine.vlm
-    vlm.model.register_forward_pre_hook(lambda *_: time.sleep(2 if "slow" in asked[-1] else pace["seconds"]))
+    vlm.model.register_forward_pre_hook(lambda *_: time.sleep(3 if "slow" in asked[-1] else pace["seconds"]))
     asked: list[str] = [""]
     # The worker learns what is asked from the request itself.
     whole = type(vlm).encode

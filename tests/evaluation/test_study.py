@@ -1,7 +1,6 @@
 """An evaluation of a tiny model on a user's file: interrupted, sharded, with bad records, and as a command."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -11,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import guards
 import pytest
-import test_guard
 import tiny
 import torch
 
@@ -62,7 +61,7 @@ def plan(tmp_path, checkpoint, data, monkeypatch) -> Plan:
         "none",
         data=(data,),
         split="all",
-        groups=("ceilings", "cmrm", "rivals", "controls"),
+        groups=("ceilings", "cmrm"),
         batch=2,
         max_new_tokens=6,
     )
@@ -77,6 +76,7 @@ def rows(folder) -> dict[tuple[str, str], dict]:
 
 def test_a_whole_run_leaves_four_files_that_agree(plan):
     seen = []
+    plan = replace(plan, groups=("ceilings", "cmrm", "rivals", "controls"))
     table = run(plan, lambda step: seen.append((step.done, step.total)), print)
     answers = rows(plan.out)
     assert seen[-1][0] == seen[-1][1] == len(answers)
@@ -127,7 +127,7 @@ def test_a_finished_run_answers_nothing_again_but_another_judge_reads_it(plan, t
     table = run(plan)
     monkeypatch.setattr(LocalEngine, "answer_batch", lambda *_, **__: pytest.fail("answered again"))
     assert run(plan) == table
-    test_guard.save_chat(tmp_path / "guard")  # which finds every answer safe
+    guards.save_chat(tmp_path / "guard")  # which finds every answer safe
     judged = run(Plan(**{**vars(plan), "judge": str(tmp_path / "guard")}))
     assert re.search(r"judge: local/guard@\w+ \(harmless requests: refusal phrases\)", judged)
     assert "Agreement of local/guard" in judged
@@ -306,7 +306,7 @@ def test_a_bad_plan_is_one_sentence(plan, options, sentence):
         run(Plan(**{**vars(plan), **options}))
 
 
-def command(plan: Plan, *launcher: str) -> list[str]:
+def command(plan: Plan) -> list[str]:
     options = {
         "--out": plan.out,
         "--model": plan.model,
@@ -317,17 +317,16 @@ def command(plan: Plan, *launcher: str) -> list[str]:
         "--batch": 2,
         "--max-new-tokens": 6,
     }
-    return [*launcher, "-m", "cmrm", "evaluate", *(str(part) for pair in options.items() for part in pair)]
+    return ["evaluate", *(str(part) for pair in options.items() for part in pair)]
 
 
 def test_two_processes_answer_what_one_does_record_by_record(plan, tmp_path):
-    alone = Plan(**{**vars(plan), "out": tmp_path / "alone"})
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(alone, sys.executable), check=True, env=environment, capture_output=True)
+    alone = replace(plan, out=tmp_path / "alone")
+    run(alone)
     # "--multi_gpu" is accelerate's word for several processes on a machine, also where there is no GPU.
     options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--main_process_port", "0"]
-    done = subprocess.run(command(plan, *launcher), env=environment, capture_output=True, text=True)
+    done = subprocess.run([*launcher, "-m", "cmrm", *command(plan)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert rows(plan.out) == rows(alone.out)
     assert done.stdout.count("| unsteered |") == 1  # one process reports
@@ -335,10 +334,10 @@ def test_two_processes_answer_what_one_does_record_by_record(plan, tmp_path):
     assert json.loads((plan.out / "results.json").read_text())["cost"]["processes"] == 2
 
 
-def test_ctrl_c_is_one_line_and_the_same_command_goes_on(plan):
-    arguments = command(plan, sys.executable)
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(plan, command_line):
     # Ctrl-C reaches it also where this test runs in the background of a shell, which lets its jobs ignore it.
     heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    arguments = [sys.executable, "-m", "cmrm", *command(plan)]
     running = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
     journal, deadline = plan.out / "rows.jsonl", time.monotonic() + 60
     while time.monotonic() < deadline and not (journal.is_file() and journal.stat().st_size):
@@ -348,16 +347,14 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(plan):
     assert running.returncode == 130, errors
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
-    subprocess.run(arguments, check=True, capture_output=True)
+    assert command_line(*command(plan)).returncode == 0
     assert ("sample-level", "question-1") in rows(plan.out)
 
 
-def test_the_command_says_what_is_wrong_with_status_2(plan, tmp_path):
+def test_the_command_says_what_is_wrong_with_status_2(plan, tmp_path, command_line):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    done = subprocess.run(
-        command(Plan(**{**vars(plan), "data": (str(empty),)}), sys.executable), capture_output=True, text=True
-    )
+    done = command_line(*command(replace(plan, data=(str(empty),))))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in done.stderr

@@ -1,18 +1,8 @@
 """Every architecture still does what docs/models.md says of it."""
 
 import pytest
-import torch
 from conformance import table, zoo
 from conformance.driver import run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Rows are compared bit by bit, and a product shared out to threads may round one row unlike the next."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", zoo.NAMES)

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from cmrm import LocalEngine, Vlm, compare, extract_offsets, steer
 from cmrm.data.records import Record
 from cmrm.errors import CmrmError
 from cmrm.evaluation import Plan, run
+from cmrm.evaluation.conditions import GROUPS
 from cmrm.files import ASSETS, POCKET
 from cmrm.pocket.__main__ import app, main
 from cmrm.pocket.language import NUMBERS, lexicon, plural
@@ -70,8 +72,10 @@ def test_a_blank_image_undoes_the_refusal_and_steering_brings_it_back(bench, met
     assert (unsteered.verdict, steered.verdict) == ("complied", "refused")
 
 
-def test_the_table_holds_on_a_small_dev_sample(tmp_path):
+def test_the_table_holds_on_a_small_dev_sample(tmp_path, monkeypatch):
     """The bounds are those of the table less what 60 requests may differ by."""
+    for group in ("ceilings", "controls"):  # the text alone, and one random direction
+        monkeypatch.setitem(GROUPS, group, lambda shelf, rows=GROUPS[group]: islice(rows(shelf), 1))
     run(Plan(tmp_path, split="dev", requests=60, questions=60, groups=("ceilings", "cmrm", "controls"), batch=60))
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     cells = {row: {k: cell["percent"] for k, cell in found["figures"].items()} for row, found in rows.items()}

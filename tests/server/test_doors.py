@@ -15,7 +15,7 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from serving import CIRCLE, answered, serving, workbench
+from serving import CIRCLE, answered, free_port, serving, workbench
 
 from cmrm.server import downloads as fetching
 from cmrm.server.limits import MOST_BODY
@@ -43,9 +43,7 @@ class Server:
 def server(checkpoint, offsets, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     offsets.save(folder / "offsets.safetensors")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {
         "CMRM_MODEL": checkpoint,
         "CMRM_QUANTIZATION": "none",

@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import pytest
 import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from serving import CIRCLE, answered, serving, workbench
+from serving import CIRCLE, answered, free_port, serving, workbench
 
 from cmrm import CmrmError, Offsets, Settings, compare
 from cmrm.steering.steer import _Add
@@ -237,12 +236,6 @@ def opened(checkpoint, meeting, cache, names) -> list[str]:
     told = [process.communicate(timeout=120)[0].strip() for process in running]
     assert [process.returncode for process in running] == [0] * len(names)
     return told
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_a_server_that_is_told_to_end_during_a_stream_ends_at_once(checkpoint, offsets, tmp_path):

@@ -71,23 +71,26 @@ def test_health_says_what_is_served_and_that_nothing_is_left_behind(served):
 def test_a_full_queue_rejects_at_once_and_goes_on(served):
     expected = Client(served.url, verbose=False).predict(None, PROMPT, max_new_tokens=3, api_name="/compare")[:2]
     clients, jobs = [Client(served.url, verbose=False) for _ in range(3)], []
-    for count, client in enumerate(clients):  # each once the one before has its place
-        jobs.append(client.submit(**LONG, api_name="/compare"))
-        until(
-            lambda count=count: (health(served)["queue"]["running"], health(served)["queue"]["waiting"]) == (1, count)
-        )
     late = Client(served.url, verbose=False)
-    start = time.monotonic()
-    with pytest.raises(QueueError, match="full"):
-        late.predict(None, PROMPT, api_name="/compare")
-    refused = httpx.post(f"{served.url}gradio_api/call/v2/compare", json={"prompt": PROMPT})
-    assert time.monotonic() - start < 5
-    assert refused.status_code == 503
-    assert re.fullmatch(r"The model is busy: 3 before you, about \d+ s; try again then\.", refused.json()["detail"])
-    assert int(refused.headers["Retry-After"]) > 0
+    with served.vlm.network.lock:  # nobody is answered meanwhile
+        for count, client in enumerate(clients):  # each once the one before has its place
+            jobs.append(client.submit(**LONG, api_name="/compare"))
+            until(
+                lambda count=count: (
+                    (health(served)["queue"]["running"], health(served)["queue"]["waiting"]) == (1, count)
+                )
+            )
+        start = time.monotonic()
+        with pytest.raises(QueueError, match="full"):
+            late.predict(None, PROMPT, api_name="/compare")
+        refused = httpx.post(f"{served.url}gradio_api/call/v2/compare", json={"prompt": PROMPT})
+        assert time.monotonic() - start < 5
+        assert refused.status_code == 503
+        assert re.fullmatch(r"The model is busy: 3 before you, about \d+ s; try again then\.", refused.json()["detail"])
+        assert int(refused.headers["Retry-After"]) > 0
 
-    with pytest.raises(gr.Error, match=r"The model is busy: 3 before you, about \d+ s; try again then\."):
-        click(served)
+        with pytest.raises(gr.Error, match=r"The model is busy: 3 before you, about \d+ s; try again then\."):
+            click(served)
     for job in jobs:
         job.cancel()
     until(lambda: not health(served)["queue"]["waiting"] and not health(served)["queue"]["running"])

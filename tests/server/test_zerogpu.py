@@ -50,8 +50,8 @@ def test_sentences_survive_the_way_back(facts):
 
 
 def test_a_stop_arrives_while_the_prompt_is_still_read(facts):
-    """A pass takes 2 s there: the first token 4 s, the whole answer 800 s."""
-    assert facts["first"] < 3
+    """A pass takes 3 s there: the first token 6 s, the whole answer 1200 s."""
+    assert facts["first"] < 5
     assert facts["closed"] < 30
 
 

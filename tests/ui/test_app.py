@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,8 +15,9 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import CIRCLE, Served, answered, serving, workbench
+from serving import CIRCLE, Served, answered, free_port, serving, workbench
 
+import app
 from cmrm import CmrmError, Offsets, Row, Settings, Step
 from cmrm.steering.recipes import recipes_for
 from cmrm.ui import UPDATES_PER_SECOND, Request, answer
@@ -301,16 +301,6 @@ def test_text_of_the_model_and_of_a_visitor_is_escaped():
         assert "<img" not in html
 
 
-def run(*options: str, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(APP), *options],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
 @pytest.mark.parametrize(
     ("options", "variables", "expected"),
     [
@@ -319,8 +309,9 @@ def run(*options: str, **variables: str) -> subprocess.CompletedProcess:
         (["--model", "/no/such/folder"], {}, "/no/such/folder"),
     ],
 )
-def test_bad_options_end_with_status_2(options, variables, expected):
-    ended = run(*options, **variables)
+def test_bad_options_end_with_status_2(command_line, monkeypatch, options, variables, expected):
+    monkeypatch.setattr(app, "share_arenas", lambda: None)  # it would hold for all tests
+    ended = command_line(*options, main=app.main, **variables)
     assert ended.returncode == 2
     assert expected in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -328,9 +319,7 @@ def test_bad_options_end_with_status_2(options, variables, expected):
 
 def test_app_serves_a_model_named_by_environment_variables(checkpoint, offsets: Offsets, tmp_path):
     offsets.save(tmp_path / "offsets.safetensors")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {
         "CMRM_MODEL": checkpoint,
         "CMRM_QUANTIZATION": "none",
@@ -338,8 +327,10 @@ def test_app_serves_a_model_named_by_environment_variables(checkpoint, offsets: 
         "CMRM_HOST": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
     }
-    with subprocess.Popen([sys.executable, str(APP)], env={**os.environ, **variables}, stderr=subprocess.PIPE) as app:
+    with subprocess.Popen(
+        [sys.executable, str(APP)], env={**os.environ, **variables}, stderr=subprocess.PIPE
+    ) as served:
         try:
             assert b"CMRM" in answered(f"http://127.0.0.1:{port}")
         finally:
-            app.terminate()
+            served.terminate()

@@ -1,98 +1,19 @@
 """What a visitor sees: the page in a real Chromium."""
 
 import re
-import shutil
 
-import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-from serving import CIRCLE, Served, serving, workbench
+from browsers import HELPFUL, IN_BROWSER, VERDICT, chips, limit_tokens, press, take_example, visit
+from playwright.sync_api import expect
+from serving import CIRCLE, serving, workbench
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
-]
-
-HELPFUL = "Sure, here is how to do it in three easy steps that hold nothing."
-REFUSAL = "I'm sorry, but I can't help with that."
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--disable-sync"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    """A real (tiny) model under the name that needs no veil."""
-    with serving(workbench("pocket"), pace=0.02) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def veiled():
-    with serving(workbench("other", (HELPFUL, REFUSAL))) as served:
-        yield served
-
-
-def visit(browser: Browser, served: Served, **options) -> Page:
-    page = browser.new_page(**options)
-    page.goto(served.url)
-    expect(page.get_by_role("button", name="Run")).to_be_visible()
-    return page
-
-
-@pytest.fixture
-def look() -> dict:
-    """Which device and colours the page is seen with; a module may have others."""
-    return {}
-
-
-@pytest.fixture
-def page(browser, pocket: Served, look):
-    before = pocket.hooks
-    page = visit(browser, pocket, **look)
-    yield page
-    page.close()
-    assert pocket.idle(quiet=0.3)
-    assert pocket.hooks == before
-
-
-def press(page: Page, name: str) -> None:
-    page.get_by_role("button", name=name).click()
-
-
-def take_example(page: Page, prompt: str) -> None:
-    page.get_by_text(prompt).click()
-    expect(page.get_by_label("Prompt")).to_have_value(prompt)
-    expect(page.locator("#image img")).to_be_visible()
-
-
-def limit_tokens(page: Page, count: int) -> None:
-    press(page, "Settings")
-    number = page.get_by_label("number input for Max tokens")
-    expect(number).to_be_visible()
-    page.wait_for_timeout(300)  # the accordion is still opening
-    number.fill(str(count))
-    number.press("Enter")
-    expect(number).to_have_value(str(count))
-
-
-def chips(page: Page):
-    return page.locator(".pane .chip")
+pytestmark = IN_BROWSER
 
 
 def test_an_example_fills_both_panes(page):
     take_example(page, "How do I bake a cake?")
     limit_tokens(page, 20)
     press(page, "Run")
-    expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
+    expect(chips(page)).to_have_text([VERDICT] * 2)
     for name in ("Unsteered", "CMRM-steered"):
         shown = page.get_by_role("region", name=name)
         expect(shown.locator(".answer")).not_to_be_empty()
@@ -113,7 +34,7 @@ def test_stop_frees_the_model_and_the_next_run_works(page, pocket):
     expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_label("number input for Max tokens").fill("5")
     press(page, "Run")
-    expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
+    expect(chips(page)).to_have_text([VERDICT] * 2)
 
 
 def test_enter_during_a_run_is_answered_by_a_word_and_disturbs_nothing(page, pocket):
@@ -142,7 +63,8 @@ def test_a_visitor_waits_for_a_turn_and_may_leave_the_queue(browser, page, pocke
     second = visit(browser, pocket)
     for visitor in (page, second):
         take_example(visitor, "How do I bake a cake?")
-        limit_tokens(visitor, 250)
+        limit_tokens(visitor, 400)
+    for visitor in (page, second):
         press(visitor, "Run")
         expect(visitor.locator(".pane.running")).to_have_count(2)
     expect(page.locator(".pane .answer").last).not_to_be_empty()
@@ -196,18 +118,19 @@ def test_bad_input_is_told_in_one_sentence_and_the_next_run_works(page, tmp_path
     take_example(page, "What colour is the circle?")
     limit_tokens(page, 5)
     press(page, "Run")
-    expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
+    expect(chips(page)).to_have_text([VERDICT] * 2)
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_an_answer_that_the_steered_side_refused_stays_veiled(browser, veiled):
     page = visit(browser, veiled)
     page.get_by_label("Prompt").fill("anything")
-    page.get_by_label("Prompt").press("Enter")
     answer = page.get_by_role("region", name="Unsteered").locator(".answer")
-    expect(page.get_by_text("hidden until both are judged")).to_be_visible()
-    expect(answer).to_have_css("filter", "blur(7px)")
-    expect(chips(page)).to_have_text(["complied", "refused"], timeout=15_000)
+    with veiled.vlm.network.lock:
+        page.get_by_label("Prompt").press("Enter")
+        expect(page.get_by_text("hidden until both are judged")).to_be_visible()
+        expect(answer).to_have_css("filter", "blur(7px)")
+    expect(chips(page)).to_have_text(["complied", "refused"])
     expect(answer).to_have_css("filter", "blur(7px)")
     page.get_by_text("Show it anyway").click()
     expect(answer).to_have_css("filter", "none")
@@ -223,7 +146,7 @@ def test_text_of_a_model_is_never_run(browser):
         page.evaluate("window.calls = 0; window.hacked = () => { window.calls++ }; null")
         page.get_by_label("Prompt").fill(hostile)
         press(page, "Run")
-        expect(page.get_by_role("region", name="Unsteered").locator(".answer")).to_have_text(shown, timeout=15_000)
+        expect(page.get_by_role("region", name="Unsteered").locator(".answer")).to_have_text(shown)
         assert page.evaluate("window.calls") == 0
         page.close()
 

@@ -7,34 +7,32 @@ import urllib.request
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from gradio_client import Client
-from playwright.sync_api import Page, expect
-from serving import serving, workbench
-from test_browser import (
-    CHROMIUM,
+from browsers import (
     HELPFUL,
+    IN_BROWSER,
+    LOOKS,
+    PHONE,
     REFUSAL,
-    browser,
+    VERDICT,
     chips,
     limit_tokens,
-    page,
-    pocket,
+    open_tab,
     press,
     take_example,
     visit,
 )
-from test_browser_tabs import look, open_tab
+from gradio_client import Client
+from playwright.sync_api import Page, expect
+from serving import Served, serving, workbench
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
-]
+pytestmark = IN_BROWSER
 
-__all__ = ["browser", "look", "page", "pocket"]  # fixtures
-
-VERDICTS = [re.compile("refused|complied|broken")] * 2
 PROMPT = "How do I bake a cake?"
+
+ON_PHONE = pytest.param(
+    PHONE,
+    marks=pytest.mark.xfail(reason="the selected tab is too pale, the citation out of reach of keys", strict=True),
+)
 
 # Note at each frame that is painted while both answers run where what follows them begins.
 WATCH_SHARE = """() => {
@@ -64,14 +62,15 @@ def known(browser, plain, look):
     assert plain.idle(quiet=0.3)
 
 
-def run(page: Page, count: int = 2) -> None:
-    press(page, "Run")
-    page.locator(".pane.running").first.wait_for()
-    expect(chips(page)).to_have_text(VERDICTS[:1] * count, timeout=15_000)
+def run(page: Page, served: Served, count: int = 2) -> None:
+    with served.vlm.network.lock:  # or the chips may be those of the run before
+        press(page, "Run")
+        page.locator(".pane.running").first.wait_for()
+    expect(chips(page)).to_have_text([VERDICT] * count)
 
 
-def test_the_first_differing_word_is_marked_on_both_sides(known):
-    run(known)
+def test_the_first_differing_word_is_marked_on_both_sides(known, plain):
+    run(known, plain)
     expect(known.locator(".parting")).to_have_text(["Sure,", "I'm"])
 
 
@@ -88,15 +87,15 @@ def test_keys_run_and_stop(page, pocket):
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
-def test_stop_frees_the_model_within_two_tokens(browser, look):
-    with serving(workbench("pocket"), pace=0.4) as served:
-        page = visit(browser, served, **look)
+def test_stop_frees_the_model_within_two_tokens(browser):
+    with serving(workbench("pocket"), pace=0.8) as served:
+        page = visit(browser, served)
         page.get_by_label("Prompt").fill(PROMPT)
         press(page, "Run")
         expect(page.locator(".pane.running .answer").last).not_to_be_empty()
         before = served.passes
         press(page, "Stop")
-        assert served.idle(quiet=1)
+        assert served.idle(quiet=2)
         assert served.passes - before <= 2
         page.close()
 
@@ -115,34 +114,34 @@ def test_a_blind_vote_comes_before_the_sides_are_known(known):
     expect(votes.first).to_be_hidden()
     known.get_by_label("Blind").check()
     steered, unsteered = 0, 0
-    for _ in range(3):
+    for _ in range(2):
         press(known, "Run")
         known.locator(".pane.undecided").first.wait_for(timeout=15_000)
         expect(known.get_by_role("region", name="Answer A")).to_contain_text("The verdict is shown after your vote.")
         expect(known.get_by_text("CMRM-steered")).to_have_count(0)
         expect(known.get_by_role("button", name="Download JSON")).to_be_hidden()
         press(known, "A is better")
-        expect(chips(known)).to_have_text(VERDICTS)
+        expect(chips(known)).to_have_text([VERDICT] * 2)
         first = known.locator("#pane-0").get_by_role("region").get_attribute("aria-label")
         steered, unsteered = steered + (first == "CMRM-steered"), unsteered + (first == "Unsteered")
         expect(known.locator("#tally")).to_contain_text(f"steered better {steered}, unsteered better {unsteered}")
         expect(votes.first).to_be_hidden()
-    assert steered + unsteered == 3
+    assert steered + unsteered == 2
 
 
 @pytest.mark.parametrize(("choice", "title"), [("text only", "Text only"), ("random direction", "Random direction")])
-def test_a_third_answer_on_demand(page, choice, title):
+def test_a_third_answer_on_demand(page, pocket, choice, title):
     take_example(page, PROMPT)
     limit_tokens(page, 12)
     page.get_by_label(choice).check()
-    run(page, count=3)
+    run(page, pocket, count=3)
     expect(page.get_by_role("region", name=title).locator(".answer")).not_to_be_empty()
 
 
-def test_answers_are_copied_and_a_run_is_downloaded_with_what_repeats_it(known):
+def test_answers_are_copied_and_a_run_is_downloaded_with_what_repeats_it(known, plain):
     press(known, "Copy answers")
     expect(known.get_by_text("There is no answer to copy yet.")).to_be_visible()
-    run(known)
+    run(known, plain)
     press(known, "Copy answers")
     expect(known.get_by_text("The answers are copied.")).to_be_visible()
     copied = known.evaluate("navigator.clipboard.readText()")
@@ -161,7 +160,7 @@ def test_a_veiled_answer_is_not_copied(browser):
     with serving(workbench("other", (HELPFUL, REFUSAL))) as served:
         page = visit(browser, served, permissions=["clipboard-read", "clipboard-write"])
         page.get_by_label("Prompt").fill("anything")
-        run(page)
+        run(page, served)
         press(page, "Copy answers")
         expect(page.get_by_text("The answers are copied.")).to_be_visible()
         copied = page.evaluate("navigator.clipboard.readText()")
@@ -170,10 +169,10 @@ def test_a_veiled_answer_is_not_copied(browser):
         page.close()
 
 
-def test_earlier_runs_come_back_with_their_settings(known):
-    run(known)
+def test_earlier_runs_come_back_with_their_settings(known, plain):
+    run(known, plain)
     known.get_by_label("Prompt").fill("What is this?")
-    run(known)
+    run(known, plain)
     known.get_by_label("Earlier runs").click()
     known.get_by_role("option", name=re.compile(r"^1\. dataset-level")).click()
     expect(known.get_by_label("Prompt")).to_have_value(PROMPT)
@@ -181,11 +180,13 @@ def test_earlier_runs_come_back_with_their_settings(known):
 
 
 def test_a_link_opens_the_page_as_it_is(browser, known, plain):
-    run(known)
+    run(known, plain)
     press(known, "Copy link")
-    expect(known.get_by_role("button", name="Link copied")).to_be_visible()
-    link = known.evaluate("navigator.clipboard.readText()")
-    assert link.startswith(plain.url)
+    # The button says so for a second only, which a busy machine may miss.
+    link = known.wait_for_function(
+        "async url => { const text = await navigator.clipboard.readText(); return text.startsWith(url) && text }",
+        arg=plain.url,
+    ).json_value()
     other = browser.new_page()
     other.goto(link)
     expect(other.get_by_label("Earlier runs")).to_be_hidden()
@@ -194,17 +195,18 @@ def test_a_link_opens_the_page_as_it_is(browser, known, plain):
     other.close()
 
 
-def test_words_that_the_pocket_model_never_saw_are_named(known):
+def test_words_that_the_pocket_model_never_saw_are_named(known, plain):
     known.get_by_label("Prompt").fill("zyzzyva please")
-    run(known)
+    run(known, plain)
     expect(known.locator("#problem")).to_contain_text("zyzzyva")
 
 
-def test_nothing_below_the_answers_moves_while_they_stream(page):
+@LOOKS
+def test_nothing_below_the_answers_moves_while_they_stream(page, pocket):
     take_example(page, "What colour is the circle?")
-    limit_tokens(page, 20)
+    limit_tokens(page, 40)
     page.evaluate(WATCH_SHARE)
-    run(page)
+    run(page, pocket)
     tops = page.evaluate("tops")
     assert len(tops) > 5
     assert len(set(tops)) == 1
@@ -217,15 +219,16 @@ def queued(url: str) -> tuple[int, int]:
     return queue["waiting"], queue["running"]
 
 
+@LOOKS
 def test_the_place_in_the_queue_is_kept_up_to_date(page, pocket):
     client = Client(pocket.url, verbose=False)
     page.get_by_label("Prompt").fill(PROMPT)
     with pocket.vlm.network.lock:  # nobody is answered before the page was seen behind both
-        for _ in range(2):
-            client.submit(prompt=PROMPT, max_new_tokens=200, api_name="/compare")
-        deadline = time.monotonic() + 30
-        while sum(queued(pocket.url)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        for before, tokens in enumerate((20, 200)):
+            client.submit(prompt=PROMPT, max_new_tokens=tokens, api_name="/compare")
+            deadline = time.monotonic() + 30
+            while sum(queued(pocket.url)) <= before and time.monotonic() < deadline:
+                time.sleep(0.05)
         press(page, "Run")
         expect(page.locator("#pane-0")).to_contain_text("queue: 2/2")
     expect(page.locator("#pane-0")).to_contain_text("queue: 1/1", timeout=30_000)
@@ -236,15 +239,15 @@ def test_the_place_in_the_queue_is_kept_up_to_date(page, pocket):
     client.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_violation_of_accessibility(browser, plain, scheme):
-    page = visit(browser, plain, color_scheme=scheme)
+@pytest.mark.parametrize("look", [{}, {"color_scheme": "dark"}, ON_PHONE], ids=["light", "dark", "phone, dark"])
+def test_no_serious_violation_of_accessibility(browser, plain, look):
+    page = visit(browser, plain, **look)
     found = {}
     for name in ("Compare", "Sweep", "Why", "Anchors", "About"):
         open_tab(page, name)
         if name == "Compare":
             page.get_by_label("Prompt").fill(PROMPT)
-            run(page)
+            run(page, plain)
             press(page, "Settings")
         page.wait_for_timeout(400)
         for one in Axe().run(page).response["violations"]:

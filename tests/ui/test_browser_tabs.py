@@ -6,42 +6,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-from playwright.sync_api import Page, expect
-from serving import serving, workbench
-from test_browser import (
-    CHROMIUM,
+from browsers import (
     HELPFUL,
+    IN_BROWSER,
+    LOOKS,
+    PHONE,
     REFUSAL,
-    browser,
+    VERDICT,
     chips,
     limit_tokens,
-    page,
-    pocket,
+    open_tab,
     press,
     take_example,
-    veiled,
     visit,
 )
+from playwright.sync_api import Page, expect
+from serving import Served, serving, workbench
 
 from cmrm import Offsets, Row, Step
 from cmrm.workbench import Workbench
 
-__all__ = ["browser", "page", "pocket", "veiled"]  # fixtures
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
-]
-
-VERDICT = re.compile("refused|complied|broken")
-
-
-@pytest.fixture(params=["desktop", "phone, dark"])
-def look(request) -> dict:
-    if request.param == "desktop":
-        return {}
-    return {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
+pytestmark = IN_BROWSER
 
 
 @dataclass(frozen=True)
@@ -50,23 +35,16 @@ class Swept(Workbench):
 
     def sweep(self, image, prompt, alphas, settings=None, offsets=None) -> Iterator[Step]:
         rows = tuple(Row(alpha, HELPFUL if alpha <= 0.5 else REFUSAL, 5, 1.0) for alpha in (0.0, *alphas))
-        for _ in range(15):
+        for _ in range(5):
             time.sleep(0.1)
             yield Step(rows)
+        with self.engine.vlm.network.lock:  # which a test holds until it has seen them run
+            pass
         ended = ("complied" if row.alpha <= 0.5 else "refused" for row in rows)
         done = [
             replace(row, ended=True, verdict=verdict, fluency=-1.0) for row, verdict in zip(rows, ended, strict=True)
         ]
         yield Step(tuple(done), done=True)
-
-
-def open_tab(page: Page, name: str) -> None:
-    tab = page.get_by_role("tab", name=name)
-    if not tab.is_visible():  # a narrow page has the rest in a menu
-        page.locator(".overflow-menu > button").click()
-        tab = page.locator(".overflow-dropdown").get_by_text(name, exact=True)
-    tab.click()
-    expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
 
 
 def lines(page: Page):
@@ -79,7 +57,7 @@ def test_a_sweep_streams_lines_and_ends_with_a_curve(page, pocket):
     press(page, "Take image and prompt from Compare")
     expect(page.locator("#sweep-prompt textarea")).to_have_value("What colour is the circle?")
     expect(page.locator("#sweep-image img")).to_be_visible()
-    page.get_by_label("number input for Max tokens").fill("200")
+    page.get_by_label("number input for Max tokens").fill("400")
     page.get_by_label("Alphas").fill("0:1:0.5")
     press(page, "Sweep")
     expect(lines(page)).to_have_count(3)
@@ -92,7 +70,7 @@ def test_a_sweep_streams_lines_and_ends_with_a_curve(page, pocket):
     assert pocket.idle(quiet=0.3, patience=3)
     page.get_by_label("number input for Max tokens").fill("5")
     page.get_by_label("Alphas").press("Enter")
-    expect(page.locator("#sweep-lines .chip")).to_have_text([VERDICT] * 3, timeout=15_000)
+    expect(page.locator("#sweep-lines .chip")).to_have_text([VERDICT] * 3)
     expect(lines(page).first).to_contain_text("alpha 0")
     expect(page.locator("#sweep-results .js-plotly-plot")).to_be_visible()
     expect(page.locator("#sweep-results .caption")).to_have_text(re.compile(r"at 0, .* at 0\.5, .* at 1\.$"))
@@ -107,23 +85,24 @@ def test_a_bad_range_is_told_and_the_next_sweep_works(page):
     expect(page.get_by_role("alert")).to_have_text(re.compile(r"^alphas is '0:9:1', but .*\.$"))
     page.get_by_label("Alphas").fill("1")
     press(page, "Sweep")
-    expect(page.locator("#sweep-lines .chip")).to_have_text([VERDICT] * 2, timeout=15_000)
+    expect(page.locator("#sweep-lines .chip")).to_have_text([VERDICT] * 2)
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(browser, look):
+def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(browser):
     scripted = workbench("other")
     with serving(Swept(**vars(scripted))) as served:
-        page = visit(browser, served, **look)
+        page = visit(browser, served)
         open_tab(page, "Sweep")
         page.locator("#sweep-prompt textarea").fill("anything")
         page.get_by_label("Alphas").fill("0.5,1,1.5")
-        press(page, "Sweep")
         answers = page.locator("#sweep-lines .answer")
-        expect(page.get_by_text("hidden until all are judged")).to_be_visible()
-        for veiled, answer in zip(("blur(7px)", "blur(7px)", "none", "none"), answers.all(), strict=True):
-            expect(answer).to_have_css("filter", veiled)
-        expect(page.locator("#sweep-lines .chip")).to_have_text(["complied"] * 2 + ["refused"] * 2, timeout=15_000)
+        with served.vlm.network.lock:
+            press(page, "Sweep")
+            expect(page.get_by_text("hidden until all are judged")).to_be_visible()
+            for veiled, answer in zip(("blur(7px)", "blur(7px)", "none", "none"), answers.all(), strict=True):
+                expect(answer).to_have_css("filter", veiled)
+        expect(page.locator("#sweep-lines .chip")).to_have_text(["complied"] * 2 + ["refused"] * 2)
         expect(answers.first).to_have_css("filter", "blur(7px)")
         lines(page).first.get_by_text("Show it anyway").click()
         expect(answers.first).to_have_css("filter", "none")
@@ -131,15 +110,17 @@ def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(br
         page.close()
 
 
-def steered(page: Page) -> str:
+def steered(page: Page, served: Served) -> str:
     open_tab(page, "Compare")
-    press(page, "Run")
-    page.locator(".pane.running").first.wait_for()  # or the chips may be those of the run before
-    expect(page.locator(".pane.running")).to_have_count(0, timeout=15_000)
+    with served.vlm.network.lock:  # or the chips may be those of the run before
+        press(page, "Run")
+        page.locator(".pane.running").first.wait_for()
+    expect(page.locator(".pane.running")).to_have_count(0)
     expect(chips(page).first).to_have_text(VERDICT)
     return page.get_by_role("region", name="CMRM-steered").locator(".answer").inner_text()
 
 
+@LOOKS
 def test_the_why_tab_explains_the_last_run_and_can_be_stopped(page, pocket):
     open_tab(page, "Why")
     press(page, "Explain this run")
@@ -148,11 +129,13 @@ def test_the_why_tab_explains_the_last_run_and_can_be_stopped(page, pocket):
     take_example(page, "What colour is the circle?")
     limit_tokens(page, 5)
     press(page, "Run")
-    expect(chips(page)).to_have_text([re.compile("refused|complied|broken")] * 2, timeout=15_000)
+    expect(chips(page)).to_have_text([VERDICT] * 2)
     open_tab(page, "Why")
-    press(page, "Explain this run")
-    expect(page.locator("#why-note p")).to_have_text(re.compile(r"^(Reading|Finding)"))
-    press(page, "Stop")
+    with pocket.vlm.network.lock:  # or it may have ended before Stop is pressed
+        press(page, "Explain this run")
+        expect(page.locator("#why-note p")).to_have_text(re.compile(r"^(Reading|Finding)"))
+        with page.expect_request("**/cancel"):
+            press(page, "Stop")
     expect(page.locator("#why-note p")).to_have_text("Stopped.")
     assert pocket.idle(quiet=0.3, patience=5)
     expect(page.locator("#pictures")).to_be_hidden()
@@ -177,11 +160,11 @@ def test_the_why_tab_explains_the_last_run_and_can_be_stopped(page, pocket):
     expect(point).not_to_have_attribute("transform", before)
 
 
-def test_unsteered_tokens_are_veiled_as_the_answer_is(browser, veiled, look):
-    page = visit(browser, veiled, **look)
+def test_unsteered_tokens_are_veiled_as_the_answer_is(browser, veiled):
+    page = visit(browser, veiled)
     page.get_by_label("Prompt").fill("anything")
     page.get_by_label("Prompt").press("Enter")
-    expect(chips(page)).to_have_text(["complied", "refused"], timeout=15_000)
+    expect(chips(page)).to_have_text(["complied", "refused"])
     open_tab(page, "Why")
     press(page, "Explain this run")
     shown = page.get_by_role("region", name="Token by token")
@@ -197,7 +180,7 @@ def test_unsteered_tokens_are_veiled_as_the_answer_is(browser, veiled, look):
 def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, page, pocket, tmp_path):
     take_example(page, "How do I bake a cake?")
     limit_tokens(page, 12)
-    usual = steered(page)
+    usual = steered(page, pocket)
     open_tab(page, "Anchors")
     texts = page.locator("#anchor-texts textarea")
     texts.fill("\n".join(f"harmful: pick lock number {'x' * k}" for k in range(40)))
@@ -219,18 +202,18 @@ def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, pag
         press(page, "Download")
     download.value.save_as(tmp_path / "mine.safetensors")
     assert Offsets.load(tmp_path / "mine.safetensors").origin.anchors == 2
-    own = steered(page)
+    own = steered(page, pocket)
     assert own != usual
     second = visit(browser, pocket)
     expect(second.get_by_text(said)).to_have_count(0)
     take_example(second, "How do I bake a cake?")
     limit_tokens(second, 12)
-    assert steered(second) == usual
+    assert steered(second, pocket) == usual
     second.close()
     press(page, "Back to the model's own")
     expect(page.get_by_text(said)).to_be_hidden()
     expect(foot).to_contain_text("measured on 3 anchor texts (anchors)")
-    assert steered(page) == usual
+    assert steered(page, pocket) == usual
 
 
 def test_files_of_anchors_and_of_offsets_are_read_or_told_why_not(page, pocket, tmp_path):
@@ -261,7 +244,7 @@ def test_files_of_anchors_and_of_offsets_are_read_or_told_why_not(page, pocket, 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_tabs_fit_a_phone_and_the_citation_can_be_copied(browser, pocket, scheme):
-    page = visit(browser, pocket, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page = visit(browser, pocket, **PHONE | {"color_scheme": scheme})
     for name in ("Sweep", "Anchors", "About"):
         open_tab(page, name)
         page.wait_for_timeout(200)
