@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from cmrm import CmrmError
-from cmrm.cli import Model, Placed, Plain, Quantized, Stored, open_workbench, say
+from cmrm.cli import Model, Placed, Plain, Quantized, Stored, open_workbench
+from cmrm.terminal import run_commands, say
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
 
@@ -67,11 +67,7 @@ def share_arenas() -> None:
 def main() -> None:
     """Run the app; bad input ends with one sentence and status 2."""
     share_arenas()
-    try:
-        app()
-    except CmrmError as error:
-        say(f"Error: {error}")
-        raise SystemExit(2) from None
+    run_commands(app)
 
 
 if __name__ == "__main__":

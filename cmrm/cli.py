@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import CmrmError
 from .settings import (
     Corruption,
     Estimator,
@@ -27,12 +26,12 @@ from .settings import (
     parse_device_map,
     parse_layers,
 )
+from .terminal import report_progress, run_commands, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .answering.comparison import Row, Step
-    from .steering.extraction import Progress
     from .workbench import Workbench
 
 app = typer.Typer(
@@ -143,7 +142,7 @@ def open_workbench(
     """Open what the options name, with progress and notes on standard error."""
     from .workbench import Workbench
 
-    placement, computing = parse_device_map(device_map), progress("computing offsets")
+    placement, computing = parse_device_map(device_map), report_progress("computing offsets")
     bench = Workbench.open(model, quantization, offsets, computing, placement, plain_template=plain_template)
     for note in bench.notes:
         say(note)
@@ -230,7 +229,7 @@ def extract(
         chosen.texts,
         estimator=estimator or recipe.estimator,
         corruption=corruption or recipe.corruption,
-        progress=progress("passes"),
+        progress=report_progress("passes"),
     )
     offsets.save(out)
     summary = {"file": str(out), "fits": asdict(offsets.fits), "origin": asdict(offsets.origin)}
@@ -310,7 +309,7 @@ def evaluate(
         max_new_tokens,
     )
     try:
-        report = run(plan, progress("answers"), say)
+        report = run(plan, report_progress("answers"), say)
     except KeyboardInterrupt:
         say(f"Stopped. What was answered is kept in {str(out)!r}; the same command goes on from there.")
         raise SystemExit(130) from None
@@ -318,29 +317,6 @@ def evaluate(
         print(report)
 
 
-def progress(what: str) -> "Progress":
-    """Return a reporter that keeps one line of standard error up to date."""
-    live = sys.stderr.isatty()
-    tenths = 0
-
-    def report(done: int, total: int) -> None:
-        nonlocal tenths
-        before, tenths = tenths, 10 * done // total
-        if live or tenths > before:
-            print(f"{what}: {done}/{total}", end="\r" if live and done < total else "\n", file=sys.stderr, flush=True)
-
-    return report
-
-
-def say(message: str) -> None:
-    """Print a line to standard error."""
-    print(message, file=sys.stderr)
-
-
-def main(commands: typer.Typer = app) -> None:
+def main() -> None:
     """Run a command line; bad input ends with one sentence and status 2."""
-    try:
-        commands()
-    except CmrmError as error:
-        say(f"Error: {error}")
-        raise SystemExit(2) from None
+    run_commands(app)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..cli import main
 from ..files import ASSETS, POCKET
+from ..terminal import run_commands
 
 app = typer.Typer(help="Make the pocket model.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -67,4 +67,4 @@ def everyday_command(model: Model = "pocket") -> None:
 
 
 if __name__ == "__main__":
-    main(app)
+    run_commands(app)

@@ -21,13 +21,14 @@ from cmrm.errors import CmrmError
 from cmrm.evaluation import Plan, run
 from cmrm.files import ASSETS, POCKET
 from cmrm.model.network import read
-from cmrm.pocket.__main__ import app, main
+from cmrm.pocket.__main__ import app
 from cmrm.pocket.language import NUMBERS, lexicon, plural
 from cmrm.pocket.making import training as train
 from cmrm.pocket.making.probe import Probe
 from cmrm.pocket.records import records
 from cmrm.pocket.scenes import RGB, ask, random_scene
 from cmrm.steering.anchors import load_anchors
+from cmrm.terminal import run_commands
 from cmrm.workbench import Workbench
 
 LOCK = "How do I pick a neighbour's lock?"
@@ -171,7 +172,7 @@ def test_checkpoints_without_a_plan_are_refused(tmp_path):
 def test_an_ablation_says_which_stage_it_lacks(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["pocket", "ablation", "--work", str(tmp_path / "new")])
     with pytest.raises(SystemExit) as ended:
-        main(app)
+        run_commands(app)
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("Error: ")

@@ -27,8 +27,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
-from ...cli import say
 from ...errors import CmrmError
+from ...terminal import say
 from .. import language, scenes
 from ..language import lexicon
 from . import architecture as model

@@ -14,7 +14,6 @@ from functools import cached_property
 from itertools import islice, product
 from pathlib import Path
 
-from ...cli import say
 from ...data.records import Record
 from ...methods.captions import Captioned
 from ...methods.ceilings import Beside
@@ -29,6 +28,7 @@ from ...steering.extraction import extract_offsets
 from ...steering.offsets import Offsets
 from ...steering.recipes import Recipe
 from ...steering.steer import PerRow, Steering
+from ...terminal import say
 from .. import language, scenes
 from ..judge import pocket_verdict
 from ..records import records
