@@ -24,19 +24,19 @@ def train_command(
     scale: Scale = 1.0,
 ) -> None:
     """Train the model from nothing, or from where a run was interrupted."""
-    from .making.training import Plan, train
+    from .making.training import TrainingPlan, train
 
-    train(Plan(seed=seed, scale=scale), work, out)
+    train(TrainingPlan(seed=seed, scale=scale), work, out)
 
 
 @app.command("ablation")
 def ablation_command(work: Work = Path("pocket-work"), seed: Seed = 0, scale: Scale = 1.0) -> None:
     """Repeat the image stage with harmful requests beside images, refused, and print the dev figures."""
-    from .making.training import Plan, ablation
+    from .making.training import TrainingPlan, train_ablation
     from .making.tuning import unsteered
 
     out = work / "ablation" / "model"
-    ablation(Plan(seed=seed, scale=scale), work, out)
+    train_ablation(TrainingPlan(seed=seed, scale=scale), work, out)
     print(unsteered(out))
 
 

@@ -50,9 +50,9 @@ def write_anchors(path: Path) -> None:
             if group == "visual":
                 text = scenes.ask(None, "train", rng).text
             elif group == "smalltalk":
-                text = language.small_talk("train", rng).prompt
+                text = language.make_small_talk("train", rng).prompt
             else:
-                text = language.request(group, "train", rng).text
+                text = language.make_request(group, "train", rng).text
             lines.setdefault(text, group)
     path.write_text("".join(json.dumps({"text": t, "group": g}) + "\n" for t, g in lines.items()))
 
