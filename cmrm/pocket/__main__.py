@@ -33,11 +33,11 @@ def train_command(
 def ablation_command(work: Work = Path("pocket-work"), seed: Seed = 0, scale: Scale = 1.0) -> None:
     """Repeat the image stage with harmful requests beside images, refused, and print the dev figures."""
     from .making.training import TrainingPlan, train_ablation
-    from .making.tuning import unsteered
+    from .making.tuning import judge_unsteered
 
     out = work / "ablation" / "model"
     train_ablation(TrainingPlan(seed=seed, scale=scale), work, out)
-    print(unsteered(out))
+    print(judge_unsteered(out))
 
 
 @app.command("tune")

@@ -12,7 +12,7 @@ from ...model.network import head
 from ...model.vlm import Vlm
 from ...steering.steer import Steering, steer
 
-LONGEST = 64
+ANSWER_TOKENS = 64
 
 
 class Probe:
@@ -30,7 +30,7 @@ class Probe:
         self, steering: Steering | None = None, alpha: float = 1.0, layers: Sequence[int] | None = None
     ) -> list[str]:
         """Whole greedy answers, the last prompt token steered; unsteered for None."""
-        tokens = self.tokens(steering, alpha, layers, LONGEST)
+        tokens = self.tokens(steering, alpha, layers, ANSWER_TOKENS)
         decoded: list[str] = self.vlm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [text.lstrip() for text in decoded]
 
@@ -40,13 +40,13 @@ class Probe:
         """The first tokens of each greedy answer, at most `most`, filled up with the end token."""
         feed, mask, end = self.last, self.mask, min(self.vlm.end_tokens)
         going = torch.ones(len(mask), dtype=torch.bool)
-        said: list[torch.Tensor] = []
+        found: list[torch.Tensor] = []
         with steer(self.vlm, steering, alpha, layers=layers) if steering else nullcontext(), torch.no_grad():
-            while len(said) < most and going.any():
+            while len(found) < most and going.any():
                 logits = self.vlm.model(input_ids=feed, attention_mask=mask, past_key_values=self.past).logits
                 token = logits[:, -1].argmax(-1).masked_fill(~going, end)
                 going &= token != end
-                said.append(token)
+                found.append(token)
                 feed, mask = token[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        self.past.crop(-len(said))
-        return torch.stack(said, 1).tolist()
+        self.past.crop(-len(found))
+        return torch.stack(found, 1).tolist()
