@@ -133,7 +133,7 @@ class Vlm:
             )
             network.offload_folder = offloaded
             cast_unquantized(network, config, settings["dtype"])
-            check_complete(str(model), network, info["missing_keys"])
+            check_complete(str(model), info["missing_keys"])
             name, revision = naming(source)
             vlm = cls(network, processor, name=name, revision=revision)
             # A template without a place for an image is known now, not at the first request.
