@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _INSTALLED = _PACKAGE / "assets"
 # Inside the package where it is installed, beside it in a checkout.
 ASSETS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "assets"
-POCKET = ASSETS / "pocket"
+POCKET_FOLDER = ASSETS / "pocket"
 
 
 def cache_folder() -> Path:

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ..errors import CmrmError, first_sentence
-from ..files import POCKET
+from ..files import POCKET_FOLDER
 from ..images import corrupted_image
 from ..lru import Kept
 from ..settings import Corruption, DeviceMap, Quantization, check_choice
@@ -282,7 +282,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def source_of(model: str) -> str:
     """Return what transformers calls a model: "pocket" is a folder."""
-    return str(POCKET) if model == "pocket" else model
+    return str(POCKET_FOLDER) if model == "pocket" else model
 
 
 def _experts(model: PreTrainedModel) -> dict[str, str | None]:
@@ -305,7 +305,7 @@ def naming(source: str) -> tuple[str, str]:
         config = try_to_load_from_cache(source, "config.json")  # in the folder of its commit
         return source, Path(config).parent.name if isinstance(config, str) else ""
     # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
-    name = "pocket" if folder.resolve() == POCKET else LOCAL + folder.resolve().name
+    name = "pocket" if folder.resolve() == POCKET_FOLDER else LOCAL + folder.resolve().name
     return name, _fingerprint(folder)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..files import ASSETS, POCKET
+from ..files import ASSETS, POCKET_FOLDER
 from ..terminal import run_commands
 
 app = typer.Typer(help="Make the pocket model.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -18,7 +18,7 @@ Model = Annotated[str, typer.Option(help="'pocket', or a folder.")]
 
 @app.command("train")
 def train_command(
-    out: Annotated[Path, typer.Option(help="Where the model goes.")] = POCKET,
+    out: Annotated[Path, typer.Option(help="Where the model goes.")] = POCKET_FOLDER,
     work: Work = Path("pocket-work"),
     seed: Seed = 0,
     scale: Scale = 1.0,

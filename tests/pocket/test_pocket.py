@@ -19,7 +19,7 @@ from cmrm import Vlm, compare, extract_offsets, steer
 from cmrm.data.records import Record
 from cmrm.errors import CmrmError
 from cmrm.evaluation import Plan, run
-from cmrm.files import ASSETS, POCKET
+from cmrm.files import ASSETS, POCKET_FOLDER
 from cmrm.model.network import read
 from cmrm.pocket.__main__ import app
 from cmrm.pocket.language import NUMBERS, lexicon, plural
@@ -46,12 +46,12 @@ def answers(bench, image, prompt, **options):
 
 
 def test_it_is_a_normal_checkpoint_of_at_most_12_mb():
-    assert sum(path.stat().st_size for path in POCKET.iterdir()) <= 12_000_000
-    model = AutoModelForImageTextToText.from_pretrained(POCKET, use_safetensors=True)
-    processor = AutoProcessor.from_pretrained(POCKET)
+    assert sum(path.stat().st_size for path in POCKET_FOLDER.iterdir()) <= 12_000_000
+    model = AutoModelForImageTextToText.from_pretrained(POCKET_FOLDER, use_safetensors=True)
+    processor = AutoProcessor.from_pretrained(POCKET_FOLDER)
     assert type(model).__name__ == "LlavaForConditionalGeneration"
     assert processor.chat_template
-    assert not list(POCKET.glob("*.bin"))
+    assert not list(POCKET_FOLDER.glob("*.bin"))
     for name, weight in model.named_parameters():
         if "layers" in name and weight.dim() == 2:
             assert all(side % 64 == 0 for side in weight.shape), name
@@ -126,7 +126,7 @@ def test_padded_batches_answer_as_one_by_one():
 def tiny_training(monkeypatch):
     """A few steps of a text stage, and the shipped tokenizer, as training one takes long."""
     monkeypatch.setattr(optimising, "CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr(architecture, "train_tokenizer", lambda _: Tokenizer.from_file(str(POCKET / TOKENIZER)))
+    monkeypatch.setattr(architecture, "train_tokenizer", lambda _: Tokenizer.from_file(str(POCKET_FOLDER / TOKENIZER)))
     return TrainingPlan(stages={"text": Stage(5, 2, 2e-3)})
 
 
@@ -188,7 +188,7 @@ def test_an_ablation_goes_on_from_the_training_of_another_scale(tmp_path, tiny_t
     monkeypatch.setattr(architecture, "save", lambda *_: None)
     tiny_training.claim(tmp_path)
     for name in (TOKENIZER, "look.pt"):
-        shutil.copy(POCKET / TOKENIZER, tmp_path / name)
+        shutil.copy(POCKET_FOLDER / TOKENIZER, tmp_path / name)
     training.train_ablation(replace(tiny_training, scale=0.35), tmp_path, tmp_path / "model")
     assert stages == [("look", tmp_path, 0.35), ("image", tmp_path / "ablation", 0.35)]
     with pytest.raises(CmrmError, match=r"scale 0\.35"):
