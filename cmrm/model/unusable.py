@@ -67,7 +67,7 @@ _REMEDY = "give a folder of a VLM saved with save_pretrained, a hub model id, or
 
 
 @contextmanager
-def refused(name: str, source: str, remedy: str = _REMEDY) -> Iterator[None]:
+def reword_errors(name: str, source: str, remedy: str = _REMEDY) -> Iterator[None]:
     """Turn whatever loading raises, by many types, into one `CmrmError`; `remedy` ends that of an unknown reason."""
     try:
         yield

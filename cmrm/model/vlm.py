@@ -35,7 +35,7 @@ from .probe import probe
 from .processor import load_processor
 from .prompts import check_prompt, neutralise, template_markers
 from .quantization import cast_unquantized, load_settings, quantization_of, shape_notes
-from .unusable import check_architecture, check_complete, check_files, refused
+from .unusable import check_architecture, check_complete, check_files, reword_errors
 
 Inputs = dict[str, torch.Tensor]
 
@@ -116,7 +116,7 @@ class Vlm:
         placement = checked_device_map(device_map)
         source = source_of(str(model))
         check_files(source)
-        with refused(str(model), source):
+        with reword_errors(str(model), source):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             check_architecture(str(model), config)
             processor = load_processor(str(model), source, config, plain_template)
