@@ -24,7 +24,7 @@ from cmrm.model.network import read
 from cmrm.pocket.__main__ import app
 from cmrm.pocket.language import NUMBERS, lexicon, plural
 from cmrm.pocket.making import architecture, examples, optimising, training
-from cmrm.pocket.making.plan import TOKENIZER, Stage, TrainingPlan
+from cmrm.pocket.making.plan import TOKENIZER, Schedule, TrainingPlan
 from cmrm.pocket.making.probe import Probe
 from cmrm.pocket.records import records
 from cmrm.pocket.scenes import RGB, ask, random_scene
@@ -127,7 +127,7 @@ def tiny_training(monkeypatch):
     """A few steps of a text stage, and the shipped tokenizer, as training one takes long."""
     monkeypatch.setattr(optimising, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(architecture, "train_tokenizer", lambda _: Tokenizer.from_file(str(POCKET_FOLDER / TOKENIZER)))
-    return TrainingPlan(stages={"text": Stage(5, 2, 2e-3)})
+    return TrainingPlan(stages={"text": Schedule(5, 2, 2e-3)})
 
 
 def trained(plan: TrainingPlan, folder: Path) -> torch.Tensor:
@@ -152,9 +152,9 @@ def test_training_is_seeded_and_goes_on_where_it_was_interrupted(tmp_path, tiny_
     assert torch.equal(trained(tiny_training, tmp_path / "parts"), whole)  # kept, not trained again
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"scale": 0.5}, {"stages": {"text": Stage(5, 2, 1e-3)}}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"scale": 0.5}, {"stages": {"text": Schedule(5, 2, 1e-3)}}])
 def test_checkpoints_of_another_plan_are_refused(tmp_path, change):
-    made = TrainingPlan(stages={"text": Stage(5, 2, 2e-3)})
+    made = TrainingPlan(stages={"text": Schedule(5, 2, 2e-3)})
     other = replace(made, **change)
     made.claim(tmp_path)
     made.claim(tmp_path)

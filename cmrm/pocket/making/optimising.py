@@ -35,7 +35,7 @@ def optimise(
     for step in range(start, total):
         # 3. Each step has its own rate.
         for group in adam.param_groups:
-            group["lr"] = rate * schedule(step, total)
+            group["lr"] = rate * scale_rate(step, total)
         # 4. The loss of a batch, its gradient, and a step against it.
         with torch.autocast("cpu", torch.bfloat16):
             loss = next(losses)
@@ -51,7 +51,7 @@ def optimise(
     checkpoint.file.unlink(missing_ok=True)
 
 
-def schedule(step: int, total: int) -> float:
+def scale_rate(step: int, total: int) -> float:
     """Return the share of the full rate at a step: a warm-up, then a cosine down to 2%."""
     warm = min(100, total // 10 + 1)
     share = min(1.0, (step + 1) / warm)

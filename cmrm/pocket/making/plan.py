@@ -10,7 +10,7 @@ TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
-class Stage:
+class Schedule:
     """How long a stage trains, on how many examples at once, and how fast."""
 
     steps: int
@@ -19,10 +19,10 @@ class Stage:
 
 
 STAGES = {
-    "vision": Stage(2400, 96, 1.5e-3),
-    "text": Stage(2000, 64, 2e-3),
-    "look": Stage(3000, 32, 2.5e-3),
-    "image": Stage(1500, 48, 8e-4),
+    "vision": Schedule(2400, 96, 1.5e-3),
+    "text": Schedule(2000, 64, 2e-3),
+    "look": Schedule(3000, 32, 2.5e-3),
+    "image": Schedule(1500, 48, 8e-4),
 }
 
 
@@ -32,7 +32,7 @@ class TrainingPlan:
 
     seed: int = 0
     scale: float = 1.0
-    stages: dict[str, Stage] = field(default_factory=STAGES.copy)
+    stages: dict[str, Schedule] = field(default_factory=STAGES.copy)
 
     def count_steps(self, stage: str) -> int:
         """Return how many steps a stage has at this scale."""
