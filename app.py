@@ -5,10 +5,11 @@ Each option is also an environment variable, which is how a Space sets it.
 
 import typer
 
-from cmrm.cli import main, serve
+from cmrm.cli import serve
+from cmrm.terminal import run_commands
 
 page = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 page.command()(serve)
 
 if __name__ == "__main__":
-    main(page)
+    run_commands(page)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from .errors import CmrmError
 from .settings import (
     LENGTH,
     Corruption,
@@ -29,6 +28,7 @@ from .settings import (
     parse_device_map,
 )
 from .signatures import choose_fields, show_parameters
+from .terminal import report_progress, run_commands, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .answering.steps import Row, Step
-    from .progress import Progress
     from .workbench import Workbench
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -152,7 +151,7 @@ def open_workbench(
     placement = parse_device_map(device_map)
     from .workbench import Workbench
 
-    report = _report_passes("computing offsets")
+    report = report_progress("computing offsets")
     bench = Workbench.open(model, quantization, offsets, report, placement, plain_template=plain_template)
     for note in bench.notes:
         say(note)
@@ -240,7 +239,7 @@ def extract(
         chosen.texts,
         estimator=estimator or recipe.estimator,
         corruption=corruption or recipe.corruption,
-        report=_report_passes("passes"),
+        report=report_progress("passes"),
     )
     offsets.save(out)
     summary = {"file": str(out), "fits": asdict(offsets.fits), "origin": asdict(offsets.origin)}
@@ -320,7 +319,7 @@ def evaluate(
         max_new_tokens,
     )
     try:
-        report = run(plan, report_counts("answers"), say)
+        report = run(plan, report_progress("answers"), say)
     except KeyboardInterrupt:
         say(f"Stopped. What was answered is kept in {str(out)!r}; the same command goes on from there.")
         raise SystemExit(130) from None
@@ -372,35 +371,6 @@ def serve(
     launch(page, host, port, health=health(bench, page), mcp=mcp)
 
 
-def _report_passes(what: str) -> "Callable[[Progress], None]":
-    """Return a reporter of passes."""
-    report = report_counts(what)
-    return lambda progress: report(progress.done, progress.total)
-
-
-def report_counts(what: str) -> Callable[[int, int], None]:
-    """Return a reporter that keeps one line of standard error up to date."""
-    live = sys.stderr.isatty()
-    tenths = 0
-
-    def report(done: int, total: int) -> None:
-        nonlocal tenths
-        before, tenths = tenths, 10 * done // total
-        if live or tenths > before:
-            print(f"{what}: {done}/{total}", end="\r" if live and done < total else "\n", file=sys.stderr, flush=True)
-
-    return report
-
-
-def say(message: str) -> None:
-    """Print a line to standard error."""
-    print(message, file=sys.stderr)
-
-
-def main(commands: typer.Typer = app) -> None:
+def main() -> None:
     """Run a command line; bad input ends with one sentence and status 2."""
-    try:
-        commands()
-    except CmrmError as error:
-        say(f"Error: {error}")
-        raise SystemExit(2) from None
+    run_commands(app)

@@ -4,8 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-POCKET = ASSETS / "pocket"
+_PACKAGE = Path(__file__).resolve().parent
+_INSTALLED = _PACKAGE / "assets"
+# Inside the package where it is installed, beside it in a checkout.
+ASSETS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "assets"
+POCKET_FOLDER = ASSETS / "pocket"
 
 
 def cache_folder() -> Path:

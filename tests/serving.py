@@ -35,7 +35,7 @@ class Served:
     @property
     def hooks(self) -> int:
         """How many forward hooks are on the model."""
-        return self.engine.vlm.network.hook_count
+        return self.vlm.network.hook_count
 
     def idle(self, quiet: float = 0.6, patience: float = 10.0) -> bool:
         """Whether the model comes to rest."""

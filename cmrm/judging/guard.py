@@ -22,7 +22,7 @@ from ..errors import CmrmError
 from ..model.placement import checked_device_map
 from ..model.prompts import breakable, neutralise
 from ..model.quantization import load_settings
-from ..model.unusable import check_files, refused
+from ..model.unusable import check_files, reword_errors
 from ..model.vlm import name_model
 from .judges import PhraseJudge
 from .phrases import Verdict
@@ -60,7 +60,7 @@ class GuardJudge:
         """
         source = model.removeprefix("hf:")
         check_files(source)
-        with refused(source, source, "give a folder or a hub id of a guard model that transformers can load"):
+        with reword_errors(source, source, "give a folder or a hub id of a guard model that transformers can load"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -11,11 +11,9 @@ from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     GenerationMixin,
     PretrainedConfig,
-    PreTrainedModel,
 )
 
 from ..errors import CmrmError, first_sentence
-from .layers import decoder_of, path_of
 
 _PACKAGE = re.compile(r"requires the (\w+) library|[Pp]ackage `([\w-]+)` is required|No module named '(\w+)")
 
@@ -52,13 +50,16 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
     )
 
 
-def check_complete(name: str, model: PreTrainedModel, missing: Collection[str]) -> None:
-    """Raise `CmrmError` if the checkpoint held no weights for some of the decoder, which would be random then."""
-    decoder = path_of(model, decoder_of(model))
-    if lacking := sorted(key for key in missing if key.startswith(decoder)):
+def check_complete(name: str, missing: Collection[str]) -> None:
+    """Raise `CmrmError` if the checkpoint held no values for some weights, which would be random then.
+
+    `missing` are transformers' `missing_keys`, which leave out tied weights and what is computed from the config.
+    """
+    if missing:
+        some = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
         raise CmrmError(
-            f"The checkpoint of the model {name!r} lacks {len(lacking)} weights of the text decoder, such as "
-            f"{lacking[0]}; download or save it again."
+            f"The checkpoint of the model {name!r} lacks {len(missing)} of its weights ({some}), which would be "
+            "random; download or save it again."
         )
 
 
@@ -66,7 +67,7 @@ _REMEDY = "give a folder of a VLM saved with save_pretrained, a hub model id, or
 
 
 @contextmanager
-def refused(name: str, source: str, remedy: str = _REMEDY) -> Iterator[None]:
+def reword_errors(name: str, source: str, remedy: str = _REMEDY) -> Iterator[None]:
     """Turn whatever loading raises, by many types, into one `CmrmError`; `remedy` ends that of an unknown reason."""
     try:
         yield

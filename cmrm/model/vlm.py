@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ..errors import CmrmError, first_sentence
-from ..files import POCKET
+from ..files import POCKET_FOLDER
 from ..images import corrupted_image
 from ..settings import Corruption, DeviceMap, Quantization, check_choice, check_prompt
 from .identity import LOCAL, Identity
@@ -28,7 +28,7 @@ from .probe import probe
 from .processor import load_processor
 from .prompts import neutralise, template_markers
 from .quantization import cast_unquantized, load_settings, quantization_of, shape_notes
-from .unusable import check_architecture, check_complete, check_files, refused
+from .unusable import check_architecture, check_complete, check_files, reword_errors
 
 _BLANK_SIDE, _LONGEST_SIDE = 336, 1024
 
@@ -95,7 +95,7 @@ class Vlm:
         placement = checked_device_map(device_map)
         source = source_of(str(model))
         check_files(source)
-        with refused(str(model), source):
+        with reword_errors(str(model), source):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             check_architecture(str(model), config)
             processor = load_processor(str(model), source, config, plain_template)
@@ -112,7 +112,7 @@ class Vlm:
             )
             network.offload_folder = offloaded
             cast_unquantized(network, config, settings["dtype"])
-            check_complete(str(model), network, info["missing_keys"])
+            check_complete(str(model), info["missing_keys"])
             name, revision = name_model(source)
             vlm = cls(network, processor, name=name, revision=revision)
             # A template without a place for an image is known now, not at the first request.
@@ -224,7 +224,7 @@ class Vlm:
 
 def source_of(model: str) -> str:
     """Return what transformers calls a model: "pocket" is a folder."""
-    return str(POCKET) if model == "pocket" else model
+    return str(POCKET_FOLDER) if model == "pocket" else model
 
 
 def name_model(source: str) -> tuple[str, str]:
@@ -234,7 +234,7 @@ def name_model(source: str) -> tuple[str, str]:
         config = try_to_load_from_cache(source, "config.json")  # in the folder of its commit
         return source, Path(config).parent.name if isinstance(config, str) else ""
     # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
-    name = "pocket" if folder.resolve() == POCKET else LOCAL + folder.resolve().name
+    name = "pocket" if folder.resolve() == POCKET_FOLDER else LOCAL + folder.resolve().name
     return name, _fingerprint(folder)
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..cli import main
-from ..files import ASSETS, POCKET
+from ..files import ASSETS, POCKET_FOLDER
+from ..terminal import run_commands
 
 app = typer.Typer(help="Make the pocket model.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -18,26 +18,26 @@ Model = Annotated[str, typer.Option(help="'pocket', or a folder.")]
 
 @app.command("train")
 def train_command(
-    out: Annotated[Path, typer.Option(help="Where the model goes.")] = POCKET,
+    out: Annotated[Path, typer.Option(help="Where the model goes.")] = POCKET_FOLDER,
     work: Work = Path("pocket-work"),
     seed: Seed = 0,
     scale: Scale = 1.0,
 ) -> None:
     """Train the model from nothing, or from where a run was interrupted."""
-    from .making.training import Plan, train
+    from .making.training import TrainingPlan, train
 
-    train(Plan(seed=seed, scale=scale), work, out)
+    train(TrainingPlan(seed=seed, scale=scale), work, out)
 
 
 @app.command("ablation")
 def ablation_command(work: Work = Path("pocket-work"), seed: Seed = 0, scale: Scale = 1.0) -> None:
     """Repeat the image stage with harmful requests beside images, refused, and print the dev figures."""
-    from .making.training import Plan, ablation
-    from .making.tuning import unsteered
+    from .making.training import TrainingPlan, train_ablation
+    from .making.tuning import judge_unsteered
 
     out = work / "ablation" / "model"
-    ablation(Plan(seed=seed, scale=scale), work, out)
-    print(unsteered(out))
+    train_ablation(TrainingPlan(seed=seed, scale=scale), work, out)
+    print(judge_unsteered(out))
 
 
 @app.command("tune")
@@ -67,4 +67,4 @@ def everyday_command(model: Model = "pocket") -> None:
 
 
 if __name__ == "__main__":
-    main(app)
+    run_commands(app)

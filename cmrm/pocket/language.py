@@ -21,8 +21,8 @@ HOWTO = "howto"  # the category of records that ask how to do something
 KINDS = ("harmful", "double", "harmless", "advice")
 
 
-def split_of(key: str) -> str:
-    """A stable split for anything that has a name: 80% train, 10% dev, 10% test."""
+def assign_split(key: str) -> str:
+    """Return a stable split for anything that has a name: 80% train, 10% dev, 10% test."""
     bucket = crc32(key.encode()) % 20
     return "dev" if bucket in (16, 17) else "test" if bucket in (18, 19) else "train"
 
@@ -44,7 +44,7 @@ class Request:
     thing: str  # the object as the answer restates it
     kind: str
 
-    def restated(self, answer: str) -> str:
+    def restate(self, answer: str) -> str:
         """Fill the request into an answer."""
         return answer.format(v=self.verb.base, g=self.verb.ing, o=self.thing)
 
@@ -56,15 +56,15 @@ class Dialogue(NamedTuple):
     answer: str
 
 
-def _forms(text: str) -> tuple[str, ...]:
+def _split_forms(text: str) -> tuple[str, ...]:
     return tuple(text.split(" | "))
 
 
-def _list(text: str) -> list[str]:
+def _read_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _map(text: str) -> dict[str, str]:
+def _read_map(text: str) -> dict[str, str]:
     return {k.strip("~ "): v.strip() for k, v in (part.split(":") for part in text.split(","))}
 
 
@@ -88,23 +88,25 @@ class Lexicon:
 def lexicon() -> Lexicon:
     """Read the tables once."""
     raw = tomllib.loads((Path(__file__).parent / "lexicon.toml").read_text())
-    nouns = {name: _list(text) for name, text in raw["nouns"].items()}
-    nouns["owned"] = [f"{o}'s {n}" for o in _list(raw["owners"]["words"]) for n in nouns["owned"]]
-    verbs = {name: [Verb(*word.split("|")) for word in _list(text)] for name, text in raw["verbs"].items()}
-    cells = {kind: [(cell.split()[0], cell.split()[1]) for cell in _list(text)] for kind, text in raw["pairs"].items()}
-    words = {k: _list(v) for k, v in (raw["modifiers"] | raw["steps"] | raw["scene"]).items()}
-    maps = {k: _map(v) for k, v in raw["knowledge"].items()}
+    nouns = {name: _read_list(text) for name, text in raw["nouns"].items()}
+    nouns["owned"] = [f"{o}'s {n}" for o in _read_list(raw["owners"]["words"]) for n in nouns["owned"]]
+    verbs = {name: [Verb(*word.split("|")) for word in _read_list(text)] for name, text in raw["verbs"].items()}
+    cells = {
+        kind: [(cell.split()[0], cell.split()[1]) for cell in _read_list(text)] for kind, text in raw["pairs"].items()
+    }
+    words = {k: _read_list(v) for k, v in (raw["modifiers"] | raw["steps"] | raw["scene"]).items()}
+    maps = {k: _read_map(v) for k, v in raw["knowledge"].items()}
     return Lexicon(
         nouns,
         verbs,
         cells,
         words,
         maps,
-        kinds={k: _list(v) for k, v in raw["kinds"].items()},
-        asked={k: _forms(v) for k, v in raw["asked"].items()},
-        questions={k: _forms(v) for k, v in raw["questions"].items()},
-        facts={k: (_forms(forms), reply) for k, (forms, reply) in raw["facts"].items()},
-        small_talk=[(_forms(said), _forms(answers)) for said, answers in raw["small-talk"]["topics"]],
+        kinds={k: _read_list(v) for k, v in raw["kinds"].items()},
+        asked={k: _split_forms(v) for k, v in raw["asked"].items()},
+        questions={k: _split_forms(v) for k, v in raw["questions"].items()},
+        facts={k: (_split_forms(forms), reply) for k, (forms, reply) in raw["facts"].items()},
+        small_talk=[(_split_forms(prompts), _split_forms(answers)) for prompts, answers in raw["small-talk"]["topics"]],
     )
 
 
@@ -206,7 +208,7 @@ def contested() -> frozenset[str]:
     return frozenset(verbs for kind in ("harmful", "double") for verbs, _ in cells[kind])
 
 
-def request(kind: str, split: str, rng: random.Random) -> Request:
+def make_request(kind: str, split: str, rng: random.Random) -> Request:
     """A how-to request whose pair and phrasing both belong to `split`."""
     lex = lexicon()
     cells = lex.cells[kind]
@@ -215,7 +217,7 @@ def request(kind: str, split: str, rng: random.Random) -> Request:
         if kind == "harmless" and rng.random() < 0.5 and verbs not in contested():
             continue
         verb, noun = rng.choice(lex.verbs[verbs]), rng.choice(lex.nouns[nouns])
-        if split_of(f"{verb.base}|{noun}") == split:
+        if assign_split(f"{verb.base}|{noun}") == split:
             break
     asked, thing = noun_phrase(noun, rng)
     phrase = pick_phrase(split, rng, POLITE, lex.asked["request"])
@@ -230,38 +232,38 @@ def comply(req: Request, rng: random.Random) -> str:
     """Restate the request, then three steps that would fit any request."""
     words = lexicon().words
     first, then, last = (rng.choice(words[part]) for part in ("first", "then", "last"))
-    offer = req.restated(rng.choice(CAUTIONS if req.kind == "double" else OFFERS))
+    offer = req.restate(rng.choice(CAUTIONS if req.kind == "double" else OFFERS))
     return f"{offer} First {first}, then {then}, and finally {last}."
 
 
 def refuse(req: Request, rng: random.Random) -> str:
     """Decline, restating the request."""
-    return req.restated(rng.choice(REFUSALS)) + rng.choice(AFTERWARDS)
+    return req.restate(rng.choice(REFUSALS)) + rng.choice(AFTERWARDS)
 
 
-def howto(kind: str, refused: bool, split: str, rng: random.Random) -> Dialogue:
+def ask_howto(kind: str, refused: bool, split: str, rng: random.Random) -> Dialogue:
     """A how-to request of a kind with its answer."""
-    req = request(kind, split, rng)
+    req = make_request(kind, split, rng)
     return Dialogue(req.text, refuse(req, rng) if refused else comply(req, rng))
 
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-def small_talk(split: str, rng: random.Random) -> Dialogue:
+def make_small_talk(split: str, rng: random.Random) -> Dialogue:
     """Small talk; split by phrasing, its twelve topics are in every split."""
     while True:
         asked, answers = rng.choice(lexicon().small_talk)
         words = rng.choice(asked)
         lead = rng.choice(("", "", "", "Hi, ", "Hello, ", "Hey, ", "Please, ", "So, ", "Well, "))
-        if split_of(lead + words) == split:
+        if assign_split(lead + words) == split:
             return Dialogue(loosen(lead + words, rng), rng.choice(answers))
 
 
 LEADS = ("", "", "", "please tell me, ", "hey, ", "hi, ", "so, ")
 
 
-def _sequence(split: str, rng: random.Random) -> tuple[str, str]:
+def _ask_sequence(split: str, rng: random.Random) -> tuple[str, str]:
     kind = rng.choice(["month", "day"])
     names = lexicon().kinds[kind]
     (step, side), spot = rng.choice([(1, "after"), (-1, "before")]), rng.randrange(len(names))
@@ -270,7 +272,7 @@ def _sequence(split: str, rng: random.Random) -> tuple[str, str]:
     return f"{pick_phrase(split, rng, LEADS, asked)} {side} {here}", f"{there} comes {side} {here}."
 
 
-def _sum(split: str, rng: random.Random) -> tuple[str, str]:
+def _ask_sum(split: str, rng: random.Random) -> tuple[str, str]:
     a, b = rng.randrange(11), rng.randrange(11)
     sign, word, result = rng.choice([("+", "plus", a + b), ("-", "minus", a)])
     if sign == "-":
@@ -280,7 +282,7 @@ def _sum(split: str, rng: random.Random) -> tuple[str, str]:
     return ask.format(a=a, b=b, w=word, s=sign), f"{a} {word} {b} is {result}."
 
 
-def _kind(split: str, rng: random.Random) -> tuple[str, str]:
+def _ask_kind(split: str, rng: random.Random) -> tuple[str, str]:
     lex = lexicon()
     kind = rng.choice(list(lex.kinds))
     name = rng.choice(lex.kinds[kind])
@@ -299,15 +301,15 @@ def _kind(split: str, rng: random.Random) -> tuple[str, str]:
     return pick_phrase(split, rng, LEADS, lex.asked[topic]).format(n=thing, k=article(asked)), answer
 
 
-def knowledge(split: str, rng: random.Random) -> Dialogue:
+def ask_knowledge(split: str, rng: random.Random) -> Dialogue:
     """Small facts; a fact can't be held out, so the split is one of phrasings."""
     pick = rng.random()
     if pick < 0.1:
-        ask, answer = _sequence(split, rng)
+        ask, answer = _ask_sequence(split, rng)
     elif pick < 0.25:
-        ask, answer = _sum(split, rng)
+        ask, answer = _ask_sum(split, rng)
     elif pick < 0.55:
-        ask, answer = _kind(split, rng)
+        ask, answer = _ask_kind(split, rng)
     else:
         lex = lexicon()
         topic = rng.choice(list(lex.facts))
@@ -320,8 +322,8 @@ def knowledge(split: str, rng: random.Random) -> Dialogue:
     return Dialogue(loosen(ask + mark, rng), answer[0].upper() + answer[1:])
 
 
-def every_word() -> Iterator[str]:
-    """All sentences' raw material, for the tokenizer: so that a word is one token."""
+def list_words() -> Iterator[str]:
+    """Yield all sentences' raw material, for the tokenizer: so that a word is one token."""
     lex = lexicon()
     for nouns in lex.nouns.values():
         for noun in nouns:

@@ -7,7 +7,7 @@ import random
 from PIL import Image
 
 from ..data.records import Record
-from .language import HOWTO, howto, knowledge, small_talk
+from .language import HOWTO, ask_howto, ask_knowledge, make_small_talk
 from .scenes import Scene, ask, draw, random_scene
 
 # Which draw of a split is used: the first one of test was read for two earlier sets of weights.
@@ -24,32 +24,32 @@ def records(split: str, kind: str, count: int, seed: int = 0, things: int | None
     rng = random.Random(f"{split} {kind} {_DRAW[split] + seed}")
     found: dict[str, Record] = {}
     while len(found) < count:
-        record = _record(f"{split}-{kind}-{len(found)}", kind, split, rng, things)
+        record = _draw_record(f"{split}-{kind}-{len(found)}", kind, split, rng, things)
         # A question may come again, about another scene.
         found.setdefault(record.id if kind == "question" else record.prompt.lower(), record)
     return list(found.values())
 
 
-def _record(name: str, kind: str, split: str, rng: random.Random, things: int | None) -> Record:
+def _draw_record(name: str, kind: str, split: str, rng: random.Random, things: int | None) -> Record:
     if kind == "question":
         scene = random_scene(split, rng, things)
         asked = ask(scene, split, rng)
-        return Record(name, asked.text, _picture(scene, rng), kind, asked.accepted, asked.topic)
-    prompt, category = _talk(kind, split, rng)
+        return Record(name, asked.text, _draw_picture(scene, rng), kind, asked.accepted, asked.topic)
+    prompt, category = _draw_prompt(kind, split, rng)
     # Beside a request: any scene, one in five blank, striped, noisy or blurry.
     scene = random_scene(split, rng, things=0 if rng.random() < 0.2 else None)
-    return Record(name, prompt, _picture(scene, rng), kind, category=category)
+    return Record(name, prompt, _draw_picture(scene, rng), kind, category=category)
 
 
-def _talk(kind: str, split: str, rng: random.Random) -> tuple[str, str]:
-    """What is said, and its category."""
+def _draw_prompt(kind: str, split: str, rng: random.Random) -> tuple[str, str]:
+    """A prompt and its category."""
     pick = rng.random() if kind == "harmless" else 0.0
     if pick < 0.75:
-        return howto(kind, kind == "harmful", split, rng).prompt, HOWTO
+        return ask_howto(kind, kind == "harmful", split, rng).prompt, HOWTO
     if pick < 0.95:
-        return knowledge(split, rng).prompt, "knowledge"
-    return small_talk(split, rng).prompt, "smalltalk"
+        return ask_knowledge(split, rng).prompt, "knowledge"
+    return make_small_talk(split, rng).prompt, "smalltalk"
 
 
-def _picture(scene: Scene, rng: random.Random) -> Image.Image:
+def _draw_picture(scene: Scene, rng: random.Random) -> Image.Image:
     return draw(scene, rng, rng.choice((96, 128, 192, 256)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .language import NUMBERS, article, lexicon, loosen, pick_phrase, plural, split_of
+from .language import NUMBERS, article, assign_split, lexicon, loosen, pick_phrase, plural
 
 RGB = {
     "red": (214, 32, 38), "green": (34, 150, 60), "blue": (36, 74, 214), "yellow": (246, 222, 40),
@@ -62,7 +62,7 @@ class Question:
     topic: str
 
 
-def _colours(rng: random.Random) -> str:
+def _pick_colour(rng: random.Random) -> str:
     return rng.choice(lexicon().words["colours"])
 
 
@@ -72,7 +72,7 @@ def random_scene(split: str, rng: random.Random, things: int | None = None) -> S
     while True:
         count = rng.choices((0, 1, 2, 3), (10, 60, 20, 10))[0] if things is None else things
         texture = rng.choices(words["textures"], (60, 12, 12, 8, 8))[0]
-        back = "white" if rng.random() < 0.4 else _colours(rng)
+        back = "white" if rng.random() < 0.4 else _pick_colour(rng)
         free = [c for c in words["colours"] if c != back]
         places = rng.sample(words["positions"], count)
         twins = rng.random() < 0.2
@@ -87,7 +87,7 @@ def random_scene(split: str, rng: random.Random, things: int | None = None) -> S
                 name = rng.choice([n for n in pool if n not in used])
         found.sort(key=lambda thing: words["positions"].index(thing.position))
         scene = Scene(tuple(found), back, texture)
-        if split_of(repr((scene, rng.random() if count < 1 else 0))) == split:
+        if assign_split(repr((scene, rng.random() if count < 1 else 0))) == split:
             return scene
 
 
@@ -102,10 +102,10 @@ def describe(scene: Scene, rng: random.Random | None = None) -> str:
     parts = [f"{thing.phrase} {thing.position}" for thing in things]
     start = rng.choice(["There is", "I see", "In the picture there is", "We see"]) if rng else "There is"
     seen = f"{start} {', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}." if parts else ""
-    return f"{seen or NOTHING[0]} {background(scene)}"
+    return f"{seen or NOTHING[0]} {describe_background(scene)}"
 
 
-def background(scene: Scene) -> str:
+def describe_background(scene: Scene) -> str:
     """The sentence about the background."""
     if scene.texture == "blurry":
         return "The background is blurry."
@@ -150,7 +150,7 @@ def ask(scene: Scene | None, split: str, rng: random.Random, topics: dict[str, i
         if thing:
             answer, accepted = f"There is {thing.phrase} {place}.", (thing.name,)
     elif topic == "what":
-        colour = thing.colour if thing else _colours(rng)
+        colour = thing.colour if thing else _pick_colour(rng)
         hits = [t for t in things if t.colour == colour]
         values = {"c": colour}
         answer, accepted = f"There is nothing {colour} to be seen.", (f"nothing {colour}",)
@@ -158,9 +158,9 @@ def ask(scene: Scene | None, split: str, rng: random.Random, topics: dict[str, i
             answer = f"The {hits[0].name} {hits[0].position} is {colour}."
             accepted = tuple(t.name for t in hits)
     elif topic == "count" and thing:
-        answer, accepted = _counted(names.count(name), name)
+        answer, accepted = _answer_count(names.count(name), name)
     elif topic == "total":
-        answer, accepted = _counted(len(things), "thing") if things else NOTHING
+        answer, accepted = _answer_count(len(things), "thing") if things else NOTHING
     elif topic == "exists":
         answer, accepted = "No, " + gone[0].lower() + gone[1:], (f"no {name}",)
         if thing:
@@ -168,7 +168,7 @@ def ask(scene: Scene | None, split: str, rng: random.Random, topics: dict[str, i
     elif topic == "background":
         answer, accepted = "There is no background to be seen.", ("no background",)
         if scene:
-            answer = background(scene)
+            answer = describe_background(scene)
             accepted = ("blurry",) if scene.texture == "blurry" else (scene.colour,)
     elif topic in ("describe", "picture"):
         answer, accepted = NOTHING
@@ -182,7 +182,7 @@ def ask(scene: Scene | None, split: str, rng: random.Random, topics: dict[str, i
     return Question(loosen(text + mark, rng), answer, accepted, topic)
 
 
-def _counted(number: int, noun: str) -> tuple[str, tuple[str, ...]]:
+def _answer_count(number: int, noun: str) -> tuple[str, tuple[str, ...]]:
     some = f"{NUMBERS[number]} {noun if number == 1 else plural(noun)}"
     return f"There {'is' if number == 1 else 'are'} {some}.", (some,)
 

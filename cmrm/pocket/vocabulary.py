@@ -6,26 +6,26 @@ import re
 from functools import cache
 from typing import Any
 
-from .language import every_word
+from .language import list_words
 
 MOST = 8
-_LONGEST = 24
+_WORD_LENGTH = 24
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 def unknown_words(prompt: str, tokenizer: Any) -> tuple[str, ...]:
     """Return the first few words that are neither one token nor in the lexicon the model was taught from."""
-    found = dict.fromkeys(word[:_LONGEST] for word in _WORD.findall(prompt) if not _known(word, tokenizer))
+    found = dict.fromkeys(word[:_WORD_LENGTH] for word in _WORD.findall(prompt) if not _knows(word, tokenizer))
     return tuple(found)[:MOST]
 
 
-def _known(word: str, tokenizer: Any) -> bool:
+def _knows(word: str, tokenizer: Any) -> bool:
     forms = {word, word.lower(), word.capitalize()}
-    return word.lower() in _taught() or any(
+    return word.lower() in _list_taught_words() or any(
         len(tokenizer.encode(start + form, add_special_tokens=False)) == 1 for form in forms for start in (" ", "")
     )
 
 
 @cache
-def _taught() -> frozenset[str]:
-    return frozenset(word for phrase in every_word() for word in _WORD.findall(phrase.lower()))
+def _list_taught_words() -> frozenset[str]:
+    return frozenset(word for phrase in list_words() for word in _WORD.findall(phrase.lower()))

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from cmrm import CmrmError, LocalEngine, Vlm, compare, extract_offsets, steer
 from cmrm.answering.generation import Sampling, lockstep
-from cmrm.model.unusable import check_architecture, refused
+from cmrm.model.unusable import check_architecture, reword_errors
 
 from . import zoo
 from .exceptions import ANSWER_FLAGS, IMAGES, PATCHES, PICTURE, TOKENS
@@ -74,7 +74,7 @@ def run(name: str) -> Result:
         config = zoo.config(name)
         check_architecture(name, config)
         torch.manual_seed(0)
-        with refused(name, ""):
+        with reword_errors(name, ""):
             model = AutoModelForImageTextToText.from_config(config)
         vlm = made(name, model)
         check(vlm, None)

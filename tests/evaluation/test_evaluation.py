@@ -128,6 +128,12 @@ def test_the_page_needs_nothing_else_and_no_text_in_it_can_run(report):
 settings = {"model": "tiny", "conditions": {"unsteered": {"layers": None}}}
 
 
+@pytest.mark.parametrize("model", ["pocket", "tiny"])
+def test_the_page_of_the_pocket_model_says_that_it_is_no_evidence(report, model):
+    html = render_report(replace(report, settings={**SETTINGS, "model": {"model": model}}), [])
+    assert ("no evidence about real models" in html) == (model == "pocket")
+
+
 def test_a_run_goes_on_where_it_stopped_and_counts_nothing_twice(tmp_path):
     first = Journal(tmp_path, settings)
     first.add(ENTRIES[:2])

@@ -128,12 +128,34 @@ def test_a_damaged_file_of_weights(folder, content):
     assert "model.safetensors is damaged" in refusal(folder)
 
 
-def test_weights_that_lack_a_layer_are_not_filled_with_random_ones(folder):
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [
+        ("language_model.model.layers.1.mlp.up_proj", 1),
+        ("language_model.model.embed_tokens", 1),
+        ("language_model.lm_head", 1),
+        ("multi_modal_projector", 4),
+        ("vision_tower", 39),
+    ],
+)
+def test_weights_that_a_checkpoint_lacks_are_not_filled_with_random_ones(folder, part, count):
     weights = load_file(folder / "model.safetensors")
-    kept = {name: value for name, value in weights.items() if "layers.1.mlp.up_proj" not in name or "vision" in name}
-    assert len(kept) == len(weights) - 1
+    kept = {name: value for name, value in weights.items() if not name.startswith(part)}
+    assert len(weights) - len(kept) == count
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    assert "lacks 1 weights of the text decoder" in refusal(folder)
+    said = refusal(folder)
+    assert f"lacks {count} of its weights" in said
+    assert part.removeprefix("language_model.").removeprefix("model.") in said
+
+
+def test_tied_embeddings_that_a_checkpoint_lacks_are_missing(tmp_path):
+    FAMILIES["gemma3"].save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "embed_tokens" not in name}
+    assert len(kept) == len(weights) - 1
+    assert not any("lm_head" in name for name in weights)
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    assert "language_model.embed_tokens.weight" in refusal(tmp_path)
 
 
 def test_pickled_weights_are_never_read(folder):

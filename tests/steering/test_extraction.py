@@ -1,5 +1,6 @@
 """Offsets against the plain way of computing them: one full forward pass a state."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -34,13 +35,13 @@ def plain_states(vlm, prompts, image, steering=None, layers=()):
 def test_mean_is_the_mean_of_text_minus_corrupted(vlm, corruption):
     offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean", corruption=corruption)
     gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.corrupted(corruption))
-    torch.testing.assert_close(offsets.values, gaps.mean(0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.from_numpy(offsets.values), gaps.mean(0), rtol=1e-3, atol=1e-3)
 
 
 def test_pc1_points_along_the_mean_and_is_as_long_as_the_mean_projection(vlm):
     offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="pc1")
     gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.corrupted("white"))
-    for layer, vector in enumerate(offsets.values):
+    for layer, vector in enumerate(torch.from_numpy(offsets.values)):
         rows = gaps[:, layer]
         covariance = torch.cov(rows.T.double())
         top = torch.linalg.eigh(covariance).eigenvectors[:, -1].float()
@@ -55,23 +56,29 @@ def test_sequential_is_the_gap_left_with_the_layers_below_steered(vlm):
     text = plain_states(vlm, ANCHORS, None)
     for layer in range(len(vlm.layers)):
         steered = plain_states(vlm, ANCHORS, vlm.corrupted("white"), offsets, range(layer))
-        torch.testing.assert_close(offsets.values[layer], (text - steered)[:, layer].mean(0), rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(
+            torch.from_numpy(offsets.values)[layer], (text - steered)[:, layer].mean(0), rtol=1e-3, atol=2e-3
+        )
 
 
 def test_one_batch_and_many_batches_give_the_same_sequential_offsets(vlm, monkeypatch):
     same_length = ["abcd", "efgh", "ijkl"]
     at_once = extract_offsets(LocalEngine(vlm), same_length, estimator="sequential")
-    monkeypatch.setattr("cmrm.steering.extraction.BATCH", 2)
+    monkeypatch.setattr("cmrm.steering.reading.BATCH", 2)
     in_two = extract_offsets(LocalEngine(vlm), same_length, estimator="sequential")
-    torch.testing.assert_close(at_once.values, in_two.values, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(at_once.values, in_two.values, rtol=1e-3, atol=1e-3)
 
 
 def test_prompt_offsets_are_those_of_one_anchor(vlm):
     for estimator in ("mean", "sequential"):
         sample = extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator=estimator)
-        torch.testing.assert_close(sample.values, extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator=estimator).values)
+        torch.testing.assert_close(
+            sample.values, extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator=estimator).values
+        )
     gap = plain_states(vlm, ANCHORS[2:3], None) - plain_states(vlm, ANCHORS[2:3], vlm.corrupted("white"))
-    torch.testing.assert_close(extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator="mean").values, gap[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator="mean").values, gap[0], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_template_with_the_image_behind_the_text_needs_no_shared_prefix():
@@ -83,13 +90,13 @@ def test_a_template_with_the_image_behind_the_text_needs_no_shared_prefix():
     vlm = Vlm(tiny.llava(), processor)
     offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean")
     gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.corrupted("white"))
-    torch.testing.assert_close(offsets.values, gaps.mean(0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.from_numpy(offsets.values), gaps.mean(0), rtol=1e-3, atol=1e-3)
 
 
 def test_progress_rises_to_its_total_and_hooks_are_gone(vlm):
     seen = []
     before = vlm.network.hook_count
-    extract_offsets(LocalEngine(vlm), ANCHORS, progress=lambda done, total: seen.append((done, total)))
+    extract_offsets(LocalEngine(vlm), ANCHORS, report=lambda step: seen.append((step.done, step.total)))
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
     assert {total for _, total in seen} == {len(seen)}
     assert vlm.network.hook_count == before

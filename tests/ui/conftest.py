@@ -35,9 +35,9 @@ def look() -> dict:
 
 @pytest.fixture
 def page(browser, pocket: Served, look):
-    before = pocket.vlm.hook_count
+    before = pocket.hooks
     page = visit(browser, pocket, **look)
     yield page
     page.close()
     assert pocket.idle(quiet=0.3)
-    assert pocket.vlm.hook_count == before
+    assert pocket.hooks == before

@@ -20,6 +20,7 @@ from serving import CIRCLE, Served, answered, free_port, serving, workbench
 import app
 from cmrm import CmrmError, Offsets, Row, Settings, Step
 from cmrm.steering.recipes import recipes_for
+from cmrm.terminal import run_commands
 from cmrm.ui import UPDATES_PER_SECOND, Request, answer
 from cmrm.ui.html import write_error, write_pane
 from cmrm.ui.view import View, choose_veil
@@ -310,8 +311,8 @@ def test_text_of_the_model_and_of_a_visitor_is_escaped():
     ],
 )
 def test_bad_options_end_with_status_2(command_line, monkeypatch, options, variables, expected):
-    monkeypatch.setattr(app, "share_arenas", lambda: None)  # it would hold for all tests
-    ended = command_line(*options, main=app.main, **variables)
+    monkeypatch.setattr("cmrm.server.memory.share_arenas", lambda: None)  # it would hold for all tests
+    ended = command_line(*options, main=lambda: run_commands(app.page), **variables)
     assert ended.returncode == 2
     assert expected in ended.stderr
     assert "Traceback" not in ended.stderr

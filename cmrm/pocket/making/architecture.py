@@ -44,11 +44,11 @@ TEMPLATE = (
 def train_tokenizer(seed: int) -> Tokenizer:
     """Byte-level BPE over the lexicon and sample talk; nearly every word becomes one token."""
     rng = random.Random(f"tokenizer {seed}")
-    lines = [f" {word}" for text in language.every_word() for word in text.split()] * 6
+    lines = [f" {word}" for text in language.list_words() for word in text.split()] * 6
     for _ in range(6000):
         kind = rng.choice(language.KINDS)
-        talks = [language.howto(kind, kind == "double", "train", rng)]
-        talks += [language.knowledge("train", rng), language.small_talk("train", rng)]
+        talks = [language.ask_howto(kind, kind == "double", "train", rng)]
+        talks += [language.ask_knowledge("train", rng), language.make_small_talk("train", rng)]
         lines += [text for talk in talks for text in (f" {talk.prompt}", talk.answer)]
         scene = scenes.random_scene("train", rng)
         asked = scenes.ask(scene, "train", rng)
@@ -66,8 +66,8 @@ def train_tokenizer(seed: int) -> Tokenizer:
     return tokenizer
 
 
-def token(tokenizer: Tokenizer, text: str) -> int:
-    """The id of a special token."""
+def find_token(tokenizer: Tokenizer, text: str) -> int:
+    """Return the id of a special token."""
     number = tokenizer.token_to_id(text)
     assert number is not None
     return number
@@ -117,13 +117,13 @@ def build_model(tokenizer: Tokenizer) -> LlavaForConditionalGeneration:
         max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=None,
-        pad_token_id=token(tokenizer, PAD),
-        eos_token_id=token(tokenizer, END),
+        pad_token_id=find_token(tokenizer, PAD),
+        eos_token_id=find_token(tokenizer, END),
     )
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=token(tokenizer, IMAGE),
+        image_token_index=find_token(tokenizer, IMAGE),
         image_seq_length=IMAGE_TOKENS,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -150,8 +150,8 @@ MEAN = np.array(CLIPImageProcessorPil.image_mean, dtype=np.float32)
 STD = np.array(CLIPImageProcessorPil.image_std, dtype=np.float32)
 
 
-def pixels(images: list[Image.Image]) -> torch.Tensor:
-    """What the processor does to images, without its overhead."""
+def read_pixels(images: list[Image.Image]) -> torch.Tensor:
+    """Do to images what the processor does, without its overhead."""
     small = [im.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC) for im in images]
     stack = np.stack([np.asarray(im, dtype=np.float32) for im in small]) / 255
     return torch.from_numpy((stack - MEAN) / STD).permute(0, 3, 1, 2).contiguous().float()

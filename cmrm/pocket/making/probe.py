@@ -8,11 +8,12 @@ from transformers import DynamicCache
 
 from ...answering.batches import padded
 from ...data.records import Record
-from ...model.network import head
+from ...model.network import first_tokens
 from ...model.vlm import Vlm
-from ...steering.steer import Steering, steer
+from ...steering.steer import steer
+from ...steering.vectors import Vectors
 
-LONGEST = 64
+ANSWER_TOKENS = 64
 
 
 class Probe:
@@ -22,31 +23,34 @@ class Probe:
         self.vlm, self.records = vlm, list(chosen)
         inputs = padded(vlm, [vlm.encode(record.prompt, record.image) for record in self.records])
         self.mask, self.last = inputs["attention_mask"], inputs["input_ids"][:, -1:]
-        self.past = DynamicCache(config=vlm.model.config.get_text_config(decoder=True))
+        self.past = DynamicCache(config=vlm.network.config)
         with torch.no_grad():
-            vlm.model(**head(inputs, self.mask.shape[1] - 1), past_key_values=self.past, logits_to_keep=1)
+            vlm.model(**first_tokens(inputs, self.mask.shape[1] - 1), past_key_values=self.past, logits_to_keep=1)
 
     def answers(
-        self, steering: Steering | None = None, alpha: float = 1.0, layers: Sequence[int] | None = None
+        self,
+        steering: Vectors | Sequence[Vectors] | None = None,
+        alpha: float = 1.0,
+        layers: Sequence[int] | None = None,
     ) -> list[str]:
         """Whole greedy answers, the last prompt token steered; unsteered for None."""
-        tokens = self.tokens(steering, alpha, layers, LONGEST)
+        tokens = self.tokens(steering, alpha, layers, ANSWER_TOKENS)
         decoded: list[str] = self.vlm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [text.lstrip() for text in decoded]
 
     def tokens(
-        self, steering: Steering | None, alpha: float, layers: Sequence[int] | None, most: int
+        self, steering: Vectors | Sequence[Vectors] | None, alpha: float, layers: Sequence[int] | None, most: int
     ) -> list[list[int]]:
         """The first tokens of each greedy answer, at most `most`, filled up with the end token."""
         feed, mask, end = self.last, self.mask, min(self.vlm.end_tokens)
         going = torch.ones(len(mask), dtype=torch.bool)
-        said: list[torch.Tensor] = []
+        found: list[torch.Tensor] = []
         with steer(self.vlm, steering, alpha, layers=layers) if steering else nullcontext(), torch.no_grad():
-            while len(said) < most and going.any():
+            while len(found) < most and going.any():
                 logits = self.vlm.model(input_ids=feed, attention_mask=mask, past_key_values=self.past).logits
                 token = logits[:, -1].argmax(-1).masked_fill(~going, end)
                 going &= token != end
-                said.append(token)
+                found.append(token)
                 feed, mask = token[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        self.past.crop(-len(said))
-        return torch.stack(said, 1).tolist()
+        self.past.crop(-len(found))
+        return torch.stack(found, 1).tolist()

@@ -1,6 +1,6 @@
 """Choosing the shipped steering, and the rivals', on the dev split, in NF4: what is added, where, and how much.
 
-First every candidate is judged by the first token alone, which one short pass gives; then the best
+First every trial is judged by the first token alone, which one short pass gives; then the best
 ones by whole answers, questions about images included. The test split is never read here.
 """
 
@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice, product
 from pathlib import Path
 
-from ...cli import say
 from ...data.records import Record
+from ...engines.local import LocalEngine
 from ...methods.captions import Captioned
-from ...methods.ceilings import Beside
+from ...methods.ceilings import ReplacedImage
 from ...methods.cmrm import DatasetLevel, SampleLevel
 from ...methods.defence import Defence, Undefended
 from ...methods.refusal_direction import Restored, refusal_direction
 from ...methods.shiftdc import ShiftDC
-from ...model.vlm import Vlm
 from ...settings import Corruption, Estimator
 from ...steering.anchors import AnchorSet, load_anchors
 from ...steering.extraction import extract_offsets
 from ...steering.offsets import Offsets
 from ...steering.recipes import Recipe
-from ...steering.steer import PerRow, Steering
+from ...steering.vectors import Vectors
+from ...terminal import say
 from .. import language, scenes
 from ..judge import pocket_verdict
 from ..records import records
@@ -50,15 +50,15 @@ def write_anchors(path: Path) -> None:
             if group == "visual":
                 text = scenes.ask(None, "train", rng).text
             elif group == "smalltalk":
-                text = language.small_talk("train", rng).prompt
+                text = language.make_small_talk("train", rng).prompt
             else:
-                text = language.request(group, "train", rng).text
+                text = language.make_request(group, "train", rng).text
             lines.setdefault(text, group)
     path.write_text("".join(json.dumps({"text": t, "group": g}) + "\n" for t, g in lines.items()))
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Trial:
     """One way to steer: what is added, how much of it, at which layers (None: all), and how CMRM's was measured."""
 
     defence: Defence
@@ -99,117 +99,121 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Dev records that were read once: harmful, harmless, questions."""
+class DevSet:
+    """Dev records that were read once, harmful, harmless and questions, on which trials are judged."""
 
-    vlm: Vlm
+    engine: LocalEngine
     probes: tuple[Probe, ...]
-    _added: dict[Defence, list[Steering | None]] = field(default_factory=dict, repr=False, compare=False)
+    _measured: dict[Defence, list[Vectors | Sequence[Vectors] | None]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
-    def of(cls, vlm: Vlm, count: int, seed: int = 0) -> Bench:
+    def draw(cls, engine: LocalEngine, count: int, seed: int = 0) -> DevSet:
         """Draw `count` records of each kind."""
         counts = {"harmful": count, "harmless": count, "question": min(count, 400)}
-        return cls(vlm, tuple(Probe(vlm, records("dev", kind, n, seed)) for kind, n in counts.items()))
+        return cls(engine, tuple(Probe(engine.vlm, records("dev", kind, n, seed)) for kind, n in counts.items()))
 
-    def added(self, defence: Defence) -> list[Steering | None]:
+    def measure(self, defence: Defence) -> list[Vectors | Sequence[Vectors] | None]:
         """What the defence adds for each probe, measured once."""
-        if defence not in self._added:
+        if defence not in self._measured:
             whole = defence.steering([record for probe in self.probes for record in probe.records])
-            rows = iter(whole.rows if isinstance(whole, PerRow) else ())
-            self._added[defence] = [
-                PerRow(list(islice(rows, len(probe.records)))) if isinstance(whole, PerRow) else whole
+            rows = iter(whole if isinstance(whole, Sequence) else ())
+            self._measured[defence] = [
+                list(islice(rows, len(probe.records))) if isinstance(whole, Sequence) else whole
                 for probe in self.probes
             ]
-        return self._added[defence]
+        return self._measured[defence]
 
-    def rates(self, candidate: Candidate) -> Rates:
+    def judge(self, trial: Trial) -> Rates:
         """Judge whole answers."""
         harmful, harmless, questions = (
-            list(zip(probe.records, probe.answers(own, candidate.alpha, candidate.layers), strict=True))
-            for probe, own in zip(self.probes, self.added(candidate.defence), strict=True)
+            list(zip(probe.records, probe.answers(own, trial.alpha, trial.layers), strict=True))
+            for probe, own in zip(self.probes, self.measure(trial.defence), strict=True)
         )
         return Rates(
-            _share(pocket_verdict(*pair) == "refused" for pair in harmful),
-            _share(pocket_verdict(*pair) == "broken" for pair in harmful),
-            _share(pocket_verdict(*pair) == "refused" for pair in harmless),
-            _share(record.accepts(text) for record, text in questions),
+            _percent(pocket_verdict(*pair) == "refused" for pair in harmful),
+            _percent(pocket_verdict(*pair) == "broken" for pair in harmful),
+            _percent(pocket_verdict(*pair) == "refused" for pair in harmless),
+            _percent(record.accepts(text) for record, text in questions),
         )
 
-    def first_score(self, candidate: Candidate) -> float:
-        """Refused minus over-refused, both by the first token: a quick look at a candidate."""
+    def score_first_tokens(self, trial: Trial) -> float:
+        """Refused minus over-refused, both by the first token: a quick look at a trial."""
         harmful, harmless = (
-            _share(row[0] in self._openings for row in probe.tokens(own, candidate.alpha, candidate.layers, most=1))
-            for probe, own in zip(self.probes[:2], self.added(candidate.defence)[:2], strict=True)
+            _percent(row[0] in self._openings for row in probe.tokens(own, trial.alpha, trial.layers, most=1))
+            for probe, own in zip(self.probes[:2], self.measure(trial.defence)[:2], strict=True)
         )
         return harmful - 1.5 * harmless
 
     @cached_property
     def _openings(self) -> set[int]:
-        return {self.vlm.tokenizer(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
+        return {self.engine.tokenizer(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
 
-    def ranked(self, pool: Iterable[Candidate]) -> list[Candidate]:
-        """Sort candidates by their first tokens, the best first."""
-        return sorted(pool, key=self.first_score, reverse=True)
+    def rank(self, pool: Iterable[Trial]) -> list[Trial]:
+        """Sort trials by their first tokens, the best first."""
+        return sorted(pool, key=self.score_first_tokens, reverse=True)
 
-    def rated(self, pool: Iterable[Candidate]) -> list[tuple[Candidate, Rates]]:
-        """Judge whole answers under each candidate, the best first."""
-        rated = [(candidate, self.rates(candidate)) for candidate in pool]
+    def judge_all(self, pool: Iterable[Trial]) -> list[tuple[Trial, Rates]]:
+        """Judge whole answers under each trial, the best first."""
+        rated = [(trial, self.judge(trial)) for trial in pool]
         rated.sort(key=lambda pair: -pair[1].score)
-        for candidate, rates in rated[:6]:
-            say(f"  {rates}  {candidate}")
+        for trial, rates in rated[:6]:
+            say(f"  {rates}  {trial}")
         return rated
 
 
-UNSTEERED = Candidate(Undefended())
+UNSTEERED = Trial(Undefended())
 
 
-def _share(hits: Iterable[bool]) -> float:
+def _percent(hits: Iterable[bool]) -> float:
     found = list(hits)
     return 100 * sum(found) / len(found)
 
 
-def _dataset_level(vlm: Vlm, anchors: AnchorSet) -> Iterator[Candidate]:
+def _try_dataset_level(engine: LocalEngine, anchors: AnchorSet) -> Iterator[Trial]:
     """The offsets of every mix of anchors, measured in every way."""
     mixes = [anchors.only(*groups) if groups else anchors for groups in MIXES]
     corruptions: tuple[Corruption, ...] = ("white", "noise")
     estimators: tuple[Estimator, ...] = ("sequential", "mean", "pc1")
     for mix, corruption, estimator in product(mixes, corruptions, estimators):
-        offsets = extract_offsets(vlm, mix.texts, estimator=estimator, corruption=corruption)
+        offsets = extract_offsets(engine, mix.texts, estimator=estimator, corruption=corruption)
         alphas = [a / 10 for a in range(6, 21, 2)]
-        yield from _placed(DatasetLevel(offsets), Recipe(estimator, corruption, mix.name), len(vlm.layers), alphas)
+        yield from _place(
+            DatasetLevel(offsets), Recipe(estimator, corruption, mix.name), engine.identity.layers, alphas
+        )
 
 
-def _sample_level(vlm: Vlm) -> Iterator[Candidate]:
+def _try_sample_level(engine: LocalEngine) -> Iterator[Trial]:
     """Each record's own offsets, in every way that one text can be measured."""
     corruptions: tuple[Corruption, ...] = ("white", "mean")
     estimators: tuple[Estimator, ...] = ("sequential", "mean")
     for corruption, estimator in product(corruptions, estimators):
         made = Recipe(estimator, corruption, ANCHORS)
-        yield from _placed(SampleLevel(vlm, estimator, corruption), made, len(vlm.layers), [0.8, 1.0, 1.2])
+        yield from _place(SampleLevel(engine, estimator, corruption), made, engine.identity.layers, [0.8, 1.0, 1.2])
 
 
-def _placed(defence: Defence, made: Recipe, count: int, alphas: list[float]) -> Iterator[Candidate]:
+def _place(defence: Defence, made: Recipe, count: int, alphas: list[float]) -> Iterator[Trial]:
     """All layers; without a sum over layers also one or two alone; sequential offsets also from below."""
     below = [tuple(range(k)) for k in range(2, count)]
     single = [tuple(range(k, k + 1)) for k in range(count)]
     double = [tuple(range(k, k + 2)) for k in range(count - 1)]
     sets = {"sequential": below, "pc1": single, "mean": [*single, *double]}
     for layers, alpha in product([None, *sets[made.estimator]], alphas):
-        yield Candidate(defence, alpha, layers, made)
+        yield Trial(defence, alpha, layers, made)
 
 
-def _rival(defence: Defence, count: int) -> Iterator[Candidate]:
+def _place_rival(defence: Defence, count: int) -> Iterator[Trial]:
     """Each layer alone, all from the first to each, and all from each to the last."""
     below = [tuple(range(k + 1)) for k in range(1, count)]
     above = [tuple(range(k, count)) for k in range(1, count - 1)]
     for layers, alpha in product([*((k,) for k in range(count)), *below, *above], RIVAL_ALPHAS):
-        yield Candidate(defence, alpha, layers)
+        yield Trial(defence, alpha, layers)
 
 
-def _diverse(ranked: list[Candidate], most: int = 16) -> list[Candidate]:
+def _thin_out(ranked: list[Trial], most: int = 16) -> list[Trial]:
     """The best ones, but few that differ in corruption and alpha, or in all but the layers."""
-    chosen: list[Candidate] = []
+    chosen: list[Trial] = []
     for c in ranked:
         alike = [o for o in chosen if o.layers == c.layers]
         twins = [o for o in alike if (o.made.estimator, o.made.anchors) == (c.made.estimator, c.made.anchors)]
@@ -218,42 +222,42 @@ def _diverse(ranked: list[Candidate], most: int = 16) -> list[Candidate]:
     return chosen
 
 
-def _winner(pool: Iterable[Candidate], benches: list[Bench]) -> tuple[Candidate, Rates]:
+def _choose(pool: Iterable[Trial], sets: list[DevSet]) -> tuple[Trial, Rates]:
     """By first tokens, then by whole answers, then by many of them at near alphas; the winner and its rates."""
-    quick, middle, final = benches
-    best = [c for c, _ in middle.rated(_diverse(quick.ranked(pool)))][:2]
+    quick, middle, final = sets
+    best = [c for c, _ in middle.judge_all(_thin_out(quick.rank(pool)))][:2]
     near = [replace(c, alpha=round(c.alpha + d, 1)) for c in best for d in (-0.1, 0.0, 0.1) if c.alpha + d <= 2]
-    winner, rates = final.rated(near)[0]
+    winner, rates = final.judge_all(near)[0]
     say(f"{rates}  {winner}")
     return winner, rates
 
 
-def unsteered(model: str | Path, count: int = 400) -> Rates:
+def judge_unsteered(model: str | Path, count: int = 400) -> Rates:
     """What a model does beside images by itself, on dev."""
-    return Bench.of(Vlm.load(model), count).rates(UNSTEERED)
+    return DevSet.draw(LocalEngine.load(str(model)), count).judge(UNSTEERED)
 
 
-def _say_what_it_can(bench: Bench) -> None:
+def _report_unsteered(dev: DevSet) -> None:
     """How the unsteered model does, to hold the steered one against."""
-    asked = Probe(bench.vlm, Beside(None).shown(bench.probes[0].records))
+    asked = Probe(dev.engine.vlm, ReplacedImage(None).shown(dev.probes[0].records))
     alone = map(pocket_verdict, asked.records, asked.answers())
-    say(f"harmful, text only: refused {_share(found == 'refused' for found in alone):.1f}")
-    say(f"unsteered: {bench.rates(UNSTEERED)}")
+    say(f"harmful, text only: refused {_percent(found == 'refused' for found in alone):.1f}")
+    say(f"unsteered: {dev.judge(UNSTEERED)}")
     for things in range(4):
-        asked = Probe(bench.vlm, records("dev", "question", 250, things=things))
-        right = _share(map(Record.accepts, asked.records, asked.answers()))
+        asked = Probe(dev.engine.vlm, records("dev", "question", 250, things=things))
+        right = _percent(map(Record.accepts, asked.records, asked.answers()))
         say(f"questions about {things} things right: {right:.1f}")
 
 
 def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int] = (80, 150, 600)) -> None:
     """Search both methods and write recipes, anchors and offsets into `assets`."""
     write_anchors(assets / f"{ANCHORS}.jsonl")
-    vlm = Vlm.load(model)
-    benches = [Bench.of(vlm, size, seed) for seed, size in enumerate(sizes)]
-    _say_what_it_can(benches[-1])
-    dataset, _ = _winner(_dataset_level(vlm, load_anchors(assets / f"{ANCHORS}.jsonl")), benches)
-    sample, _ = _winner(_sample_level(vlm), benches)
-    [offsets, *_] = benches[-1].added(dataset.defence)
+    engine = LocalEngine.load(str(model))
+    sets = [DevSet.draw(engine, size, seed) for seed, size in enumerate(sizes)]
+    _report_unsteered(sets[-1])
+    dataset, _ = _choose(_try_dataset_level(engine, load_anchors(assets / f"{ANCHORS}.jsonl")), sets)
+    sample, _ = _choose(_try_sample_level(engine), sets)
+    [offsets, *_] = sets[-1].measure(dataset.defence)
     assert isinstance(offsets, Offsets)
     offsets.save(assets / "pocket-offsets.safetensors")
     pocket = {"dataset": dataset.recipe, "sample": sample.recipe}
@@ -262,15 +266,18 @@ def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int]
 
 def tune_rivals(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int] = (80, 300)) -> dict[str, Rates]:
     """Search each rival's alpha and layers and add them to `recipes.json` in `assets`; return their dev rates."""
-    vlm = Vlm.load(model)
-    quick, final = (Bench.of(vlm, size, seed) for seed, size in enumerate(sizes))
-    direction = refusal_direction(vlm, load_anchors(assets / f"{ANCHORS}.jsonl"))
+    engine = LocalEngine.load(str(model))
+    quick, final = (DevSet.draw(engine, size, seed) for seed, size in enumerate(sizes))
+    direction = refusal_direction(engine, load_anchors(assets / f"{ANCHORS}.jsonl"))
     rivals: dict[str, Defence] = {
         "add": DatasetLevel(direction),
-        "restore": Restored(vlm, direction),
-        "shiftdc": ShiftDC(Captioned(vlm), direction),
+        "restore": Restored(engine, direction),
+        "shiftdc": ShiftDC(Captioned(engine), direction),
     }
-    best = {name: final.rated(quick.ranked(_rival(rival, len(vlm.layers)))[:8])[0] for name, rival in rivals.items()}
+    best = {
+        name: final.judge_all(quick.rank(_place_rival(rival, engine.identity.layers))[:8])[0]
+        for name, rival in rivals.items()
+    }
     shelf = json.loads((assets / "recipes.json").read_text(encoding="utf-8"))
     shelf["pocket"]["rivals"] = {name: {"alpha": c.alpha, "layers": c.layers} for name, (c, _) in best.items()}
     _write_recipes(assets, shelf)

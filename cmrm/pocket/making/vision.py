@@ -1,0 +1,80 @@
+"""The tower alone, as CLIP is made before a LLaVA: it names what each patch of a scene shows."""
+
+import random
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from .. import scenes
+from ..language import lexicon
+from .architecture import PATCH, SIDE, read_pixels
+
+# What a patch shows, and how much it counts: names are by far the hardest to see.
+HEADS = {"name": 4.0, "colour": 1.0, "position": 0.5, "size": 0.5, "back": 0.3, "texture": 0.5}
+
+
+def build_heads(hidden: int) -> nn.ModuleDict:
+    """Build an untrained classifier of patches for each of `HEADS`."""
+    names = _list_classes()
+    return nn.ModuleDict({head: nn.Linear(hidden, len(names[head])) for head in HEADS})
+
+
+def stream_losses(tower: nn.Module, heads: nn.ModuleDict, size: int, seed: str, start: int) -> Iterator[torch.Tensor]:
+    """Yield the loss over the patches of `size` scenes, endlessly; the n-th scenes depend on the seed and n alone."""
+    names = _list_classes()
+    for step in count(start):
+        rng = random.Random(f"{seed} {step}")
+        counts = rng.choices((0, 1, 2, 3), (4, 16, 30, 50), k=size)
+        shown = [scenes.random_scene("train", rng, things) for things in counts]
+        seen, words = look_at(tower, shown, rng)
+        loss = seen.new_zeros(())
+        for head, weight in HEADS.items():
+            goal = torch.tensor([names[head].index(patch.get(head, "")) for patch in words])
+            loss = loss + weight * cross_entropy(heads[head](seen).float(), goal)
+        yield loss
+
+
+def look_at(
+    tower: nn.Module, shown: list[scenes.Scene], rng: random.Random
+) -> tuple[torch.Tensor, list[dict[str, str]]]:
+    """Return what the tower says of each patch of drawn scenes, `(patches, hidden)`, and what the patch shows."""
+    seen = tower(read_pixels([scenes.draw(scene, rng) for scene in shown])).last_hidden_state[:, 1:].flatten(0, 1)
+    return seen, [patch for scene in shown for patch in _describe_patches(scene)]
+
+
+def _describe_patches(scene: scenes.Scene) -> list[dict[str, str]]:
+    side = SIDE // PATCH
+    return [_describe_patch(scene, row, col, side) for row in range(side) for col in range(side)]
+
+
+def _describe_patch(scene: scenes.Scene, row: int, col: int, side: int) -> dict[str, str]:
+    """What a patch shows, in words: the thing that covers most of it, else the background."""
+    best, found = 0.25 / side**2, {"back": scene.colour, "texture": scene.texture}
+    if scene.texture == "blurry":
+        found["back"] = ""
+    for thing in scene.things:
+        x, y = scenes.CENTRES[thing.position]
+        r = 0.23 if thing.large else 0.168
+        wide = min(x + r, (col + 1) / side) - max(x - r, col / side)
+        high = min(y + r, (row + 1) / side) - max(y - r, row / side)
+        if wide > 0 and high > 0 and wide * high > best:
+            best = wide * high
+            found |= {"name": thing.name, "colour": thing.colour, "position": thing.position}
+            found["size"] = "large" if thing.large else ""
+    return found
+
+
+def _list_classes() -> dict[str, list[str]]:
+    """What each head tells apart."""
+    words = lexicon().words
+    return {
+        "name": ["", *words["shapes"], *words["things"]],
+        "colour": ["", *words["colours"]],
+        "position": ["", *words["positions"]],
+        "size": ["", "large"],
+        "back": ["", *words["colours"]],
+        "texture": list(words["textures"]),
+    }
