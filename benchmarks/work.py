@@ -68,7 +68,15 @@ class Bench:
     def loop(self, hooks: Callable[[], AbstractContextManager[None]]) -> None:
         """Decode two rows with the prefix at hand."""
         inputs = self.vlm.encode(PROMPT, picture())
-        for _ in lockstep(self.vlm, inputs, 2, hooks=lambda _: hooks(), sampling=Sampling(), max_new_tokens=TOKENS):
+        for _ in lockstep(
+            self.vlm.network,
+            inputs,
+            2,
+            hooks=lambda _: hooks(),
+            end_tokens=self.vlm.end_tokens,
+            sampling=Sampling(),
+            max_new_tokens=TOKENS,
+        ):
             pass
 
     def steered(self) -> AbstractContextManager[None]:

@@ -9,10 +9,10 @@ import serving
 import tiny
 
 from cmrm import CmrmError, LocalEngine, Offsets, compare, extract_offsets
-from cmrm import workbench as bench_module
 from cmrm.methods.controls import random_direction
-from cmrm.saved_run import described, origin, settled
-from cmrm.settings import parse_layers
+from cmrm.progress import finish
+from cmrm.saved_run import describe_offsets, write_run
+from cmrm.settings import Settings, parse_layers
 from cmrm.steering.anchors import load_anchors
 from cmrm.steering.recipes import recipes_for
 from cmrm.workbench import Workbench
@@ -32,7 +32,7 @@ def cache(tmp_path, monkeypatch):
 
 def test_offsets_are_computed_once_with_progress_and_kept(checkpoint, cache, monkeypatch):
     told = []
-    first = Workbench.open(checkpoint, progress=lambda done, total: told.append((done, total)))
+    first = Workbench.open(checkpoint, report=lambda step: told.append((step.done, step.total)))
     assert told[-1][0] == told[-1][1]
     assert len(list(cache.glob("*.safetensors"))) == 1
     assert first.anchors == "anchors"
@@ -40,7 +40,7 @@ def test_offsets_are_computed_once_with_progress_and_kept(checkpoint, cache, mon
     def never(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(bench_module, "extract_offsets", never)
+    monkeypatch.setattr("cmrm.steering.shelf.extract_offsets", never)
     second = Workbench.open(checkpoint)
     assert (second.offsets.values == first.offsets.values).all()
     with pytest.raises(AssertionError):  # another quantization is another model
@@ -53,7 +53,7 @@ def test_a_damaged_cache_file_is_set_aside_and_made_anew(checkpoint, cache):
     kept.write_bytes(kept.read_bytes()[:100])
     again = Workbench.open(checkpoint)
     assert (again.offsets.values == first.offsets.values).all()
-    assert Offsets.load(kept).fits == again.vlm.identity
+    assert Offsets.load(kept).fits == again.engine.vlm.identity
     assert len(list(cache.glob("*.damaged"))) == 1
 
 
@@ -71,7 +71,7 @@ def test_a_given_file_is_used_with_its_warnings_and_refused_if_it_does_not_fit(c
     assert any("quantization" in note for note in bench.notes)
     wide = tmp_path / "wide.safetensors"
     fits = {**vars(offsets.fits), "hidden": 128}
-    Offsets(offsets.values.repeat(1, 2), fits=type(offsets.fits)(**fits)).save(wide)
+    Offsets(offsets.values.repeat(2, axis=1), fits=type(offsets.fits)(**fits)).save(wide)
     with pytest.raises(CmrmError, match="hidden size 128"):
         Workbench.open(checkpoint, offsets=wide)
 
@@ -79,10 +79,10 @@ def test_a_given_file_is_used_with_its_warnings_and_refused_if_it_does_not_fit(c
 def test_both_methods_answer_by_their_recipes(checkpoint, cache):
     bench = Workbench.open(checkpoint)
     for method in ("dataset", "sample"):
-        *_, step = bench.compare(None, "What?", method=method, max_new_tokens=3)
+        *_, step = bench.compare(None, "What?", Settings(method=method, max_new_tokens=3))
         assert step.rows[1].alpha == bench.recipes[method].alpha
     with pytest.raises(CmrmError, match="method"):
-        bench.compare(None, "What?", method="magic")
+        bench.compare(None, "What?", Settings(method="magic"))
 
 
 def test_every_model_has_recipes_whose_anchors_ship():
@@ -119,73 +119,75 @@ def tiny_bench():
 
 
 def test_a_random_direction_answers_in_the_same_batch_and_changes_no_other_row(tiny_bench):
-    *_, two = tiny_bench.compare(tiny.PICTURE, "What?", max_new_tokens=6)
-    *_, three = tiny_bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, third="random", seed=3)
+    *_, two = tiny_bench.compare(tiny.PICTURE, "What?", Settings(max_new_tokens=6))
+    *_, three = tiny_bench.compare(tiny.PICTURE, "What?", Settings(max_new_tokens=6, third="random", seed=3))
     assert [row.text for row in three.rows[:2]] == [row.text for row in two.rows]
     assert three.rows[2].alpha == three.rows[1].alpha
     assert three.rows[2].text != three.rows[1].text
     own = random_direction(tiny_bench.offsets, 3)
-    *_, alone = compare(tiny_bench.vlm, tiny.PICTURE, "What?", own, (three.rows[1].alpha,), max_new_tokens=6)
+    *_, alone = compare(tiny_bench.engine.vlm, tiny.PICTURE, "What?", own, (three.rows[1].alpha,), max_new_tokens=6)
     assert alone.rows[1].text == three.rows[2].text
 
 
 def test_the_text_alone_is_answered_behind_the_others(tiny_bench):
-    steps = list(tiny_bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, third="text"))
+    steps = list(tiny_bench.compare(tiny.PICTURE, "What?", Settings(max_new_tokens=6, third="text")))
     assert {len(step.rows) for step in steps} == {3}
     assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
-    *_, alone = compare(tiny_bench.vlm, None, "What?", None, (), max_new_tokens=6)
+    *_, alone = compare(tiny_bench.engine.vlm, None, "What?", None, (), max_new_tokens=6)
     assert steps[-1].rows[2].text == alone.rows[0].text
     assert all(row.verdict for row in steps[-1].rows)
 
 
 def test_what_a_request_changes_in_the_recipe_is_what_the_library_does(tiny_bench):
     bench, asked = tiny_bench, {"layers": [1, 3], "steps": "all", "positions": "all", "alpha": 0.7}
-    *_, step = bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, **asked)
+    *_, step = bench.compare(tiny.PICTURE, "What?", Settings(max_new_tokens=6, **asked))
     *_, same = compare(
-        bench.vlm, tiny.PICTURE, "What?", bench.offsets, (0.7,), layers=[1, 3], steps="all", positions="all",
+        bench.engine.vlm, tiny.PICTURE, "What?", bench.offsets, (0.7,), layers=[1, 3], steps="all", positions="all",
         max_new_tokens=6,
     )  # fmt: skip
     assert [row.ids for row in step.rows] == [row.ids for row in same.rows]
 
 
 def test_another_estimator_is_measured_on_the_anchors_once(tiny_bench):
-    bench = replace(tiny_bench, states=type(tiny_bench.states)(1 << 20))
-    first = list(bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, estimator="pc1", corruption="noise"))
-    assert first[0].note.startswith("Measuring offsets, pass 1 of ")
-    again = list(bench.compare(tiny.PICTURE, "What?", max_new_tokens=6, estimator="pc1", corruption="noise"))
-    assert not any(step.note for step in again)
+    bench = replace(tiny_bench, _measured=type(tiny_bench._measured)(1 << 20))
+    first = list(bench.compare(tiny.PICTURE, "What?", Settings(max_new_tokens=6, estimator="pc1", corruption="noise")))
+    assert (first[0].progress.stage, first[0].progress.done) == ("measuring", 1)
+    again = list(bench.compare(tiny.PICTURE, "What?", Settings(max_new_tokens=6, estimator="pc1", corruption="noise")))
+    assert not any(step.progress for step in again)
     texts = load_anchors(bench.recipes["dataset"].anchors).texts
-    made = extract_offsets(LocalEngine(bench.vlm), texts, estimator="pc1", corruption="noise")
-    *_, same = compare(bench.vlm, tiny.PICTURE, "What?", made, (1.0,), max_new_tokens=6)
+    made = extract_offsets(LocalEngine(bench.engine.vlm), texts, estimator="pc1", corruption="noise")
+    *_, same = compare(bench.engine.vlm, tiny.PICTURE, "What?", made, (1.0,), max_new_tokens=6)
     for steps in (first, again):
         assert [row.ids for row in steps[-1].rows] == [row.ids for row in same.rows]
     with pytest.raises(CmrmError, match="measured by the estimator 'mean'"):
-        bench.compare(None, "What?", estimator="pc1", offsets=bench.offsets)
+        bench.compare(None, "What?", Settings(estimator="pc1"), bench.offsets)
 
 
 def test_offsets_that_do_not_say_how_they_were_measured_are_taken_for_the_recipe_s(tiny_bench):
     bench = replace(tiny_bench, offsets=Offsets(tiny_bench.offsets.values, fits=tiny_bench.offsets.fits))
     recipe = bench.recipes["dataset"]
-    assert bench.recipe("dataset") == recipe
+    settled = bench.settle(Settings())
+    assert (settled.estimator, settled.corruption) == (recipe.estimator, recipe.corruption)
+    assert (settled.alpha, settled.layers) == (recipe.alpha, recipe.layers)
     asked = {"max_new_tokens": 6, "estimator": recipe.estimator, "corruption": recipe.corruption}
     for options in ({}, asked):
-        *_, step = bench.compare(tiny.PICTURE, "What?", **{"max_new_tokens": 6, **options})
-        *_, same = tiny_bench.compare(tiny.PICTURE, "What?", max_new_tokens=6)
+        *_, step = bench.compare(tiny.PICTURE, "What?", Settings(**{"max_new_tokens": 6, **options}))
+        *_, same = tiny_bench.compare(tiny.PICTURE, "What?", Settings(max_new_tokens=6))
         assert [row.ids for row in step.rows] == [row.ids for row in same.rows]
-    *_, found = bench.explain(tiny.PICTURE, "What?", max_new_tokens=6)
-    *_, usual = tiny_bench.explain(tiny.PICTURE, "What?", max_new_tokens=6)
+    found = finish(bench.explain(tiny.PICTURE, "What?", Settings(max_new_tokens=6)))
+    usual = finish(tiny_bench.explain(tiny.PICTURE, "What?", Settings(max_new_tokens=6)))
     assert found == usual
 
 
 def test_a_run_names_the_anchors_that_its_offsets_were_measured_on(tiny_bench):
     def made(offsets=None, **asked):
-        whole = described(bench, None, "What?", (), offsets, **asked)["offsets"]
-        settings = settled(bench, offsets=offsets, **asked)
-        assert origin(bench, settings, offsets) == {name: whole[name] for name in whole if name != "sha256"}
+        settings = bench.settle(Settings(**asked), offsets)
+        whole = write_run(bench, None, "What?", Settings(**asked), (), offsets)["offsets"]
+        assert describe_offsets(bench, settings, offsets) == {name: whole[name] for name in whole if name != "sha256"}
         return tuple(whole.values())
 
     bench = replace(tiny_bench, anchors="of mine.safetensors")
-    digest = hashlib.sha256(bench.offsets.values.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(bench.offsets.values.tobytes()).hexdigest()
     assert made() == made(estimator="mean") == ("mean", "white", "of mine.safetensors", 3, digest)
     texts = load_anchors(bench.recipes["dataset"].anchors)
     assert made(estimator="pc1") == ("pc1", "white", texts.name, len(texts.texts), None)
@@ -209,7 +211,7 @@ def test_a_run_names_the_anchors_that_its_offsets_were_measured_on(tiny_bench):
 )
 def test_bad_settings_are_refused_before_the_model_runs(tiny_bench, asked, says):
     with pytest.raises(CmrmError, match=says):
-        tiny_bench.compare(None, "What?", **asked)
+        tiny_bench.compare(None, "What?", Settings(**asked))
 
 
 @pytest.mark.parametrize(("text", "layers"), [("", None), (" 0-2, 5 ", (0, 1, 2, 5)), ("7", (7,))])

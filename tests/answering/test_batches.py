@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from cmrm import LocalEngine, PerRow, Vlm, extract_offsets, steer
+from cmrm import LocalEngine, Vlm, extract_offsets, steer
 from cmrm.answering.batches import alike, answer_batch
 
 PROMPTS = ["What is this?", "And where on earth is it, do you think?", "Why?"]
@@ -24,13 +24,13 @@ def family(request, tmp_path_factory) -> Vlm:
 @pytest.mark.parametrize("image", [tiny.PICTURE, None], ids=["image", "text"])
 @pytest.mark.parametrize("steps", ["prompt", "all"])
 def test_each_row_is_answered_as_it_is_alone(family, image, steps):
-    vlm, before = family, family.hook_count
+    vlm, before = family, family.network.hook_count
     inputs = [vlm.encode(prompt, image) for prompt in PROMPTS]
     offsets = [extract_offsets(LocalEngine(vlm), [prompt, "hello"], estimator="mean") for prompt in PROMPTS]
     openings = frozenset(range(40))
 
     def answered(rows):
-        steering = steer(vlm, PerRow([offsets[k] for k in rows]), 1.0, steps=steps)
+        steering = steer(vlm, [offsets[k] for k in rows], 1.0, steps=steps)
         return answer_batch(vlm, [inputs[k] for k in rows], steering, max_new_tokens=6, openings=openings)
 
     together = answered([0, 1, 2])

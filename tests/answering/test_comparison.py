@@ -111,7 +111,17 @@ def test_an_ended_row_stays_as_it_was_while_others_go_on(vlm, offsets):
     inputs = vlm.encode(PROMPT, tiny.PICTURE)
     first = vlm.tokenizer(rows[0].text or "x", add_special_tokens=False).input_ids
     assert first
-    plain = list(lockstep(vlm, inputs, 2, hooks=lambda _: torch.no_grad(), sampling=Sampling(), max_new_tokens=8))
+    plain = list(
+        lockstep(
+            vlm.network,
+            inputs,
+            2,
+            hooks=lambda _: torch.no_grad(),
+            end_tokens=vlm.end_tokens,
+            sampling=Sampling(),
+            max_new_tokens=8,
+        )
+    )
     stop = plain[3][0]
     ends = vlm.model.generation_config.eos_token_id
     vlm.model.generation_config.eos_token_id = [ends, stop]

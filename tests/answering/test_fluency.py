@@ -41,25 +41,25 @@ def directly(vlm, prompt, answer) -> float:
 
 def test_pairs_are_scored_as_each_alone(model):
     prompts, answers = pairs(model)
-    scores = pair_log_probabilities(model, prompts, answers)
-    one_by_one = [mean_log_probabilities(model, p, [a])[0] for p, a in zip(prompts, answers, strict=True)]
+    scores = pair_log_probabilities(model.network, prompts, answers)
+    one_by_one = [mean_log_probabilities(model.network, p, [a])[0] for p, a in zip(prompts, answers, strict=True)]
     assert scores == pytest.approx(one_by_one, abs=1e-3)
     assert len({round(score, 3) for score in scores}) == len(scores)
 
 
 def test_pairs_are_scored_as_by_a_full_forward(model):
-    if model.plain_batch:
+    if model.network.plain_batch:
         pytest.skip("a plain pass over prompt and answer would read the answer in both directions")
     prompts, answers = pairs(model)
     expected = [directly(model, p, a) for p, a in zip(prompts, answers, strict=True)]
-    assert pair_log_probabilities(model, prompts, answers) == pytest.approx(expected, abs=1e-3)
+    assert pair_log_probabilities(model.network, prompts, answers) == pytest.approx(expected, abs=1e-3)
 
 
 def test_short_prompts_run_together(vlm, monkeypatch):
     passes = []
     monkeypatch.setattr(vlm.model, "forward", counted(vlm.model.forward, passes))
     prompts, answers = pairs(vlm)
-    pair_log_probabilities(vlm, prompts, answers)
+    pair_log_probabilities(vlm.network, prompts, answers)
     assert passes == [BATCH, len(prompts) - BATCH]
 
 
@@ -74,15 +74,18 @@ def counted(forward, passes):
 def test_a_prompt_with_an_image_is_read_with_it(vlm):
     prompts, answers = pairs(vlm, tiny.PICTURE)
     mixed = [*prompts[:2], *pairs(vlm)[0][:2]]
-    expected = [mean_log_probabilities(vlm, p, [a])[0] for p, a in zip(mixed, answers, strict=False)]
-    assert pair_log_probabilities(vlm, mixed, answers[:4]) == pytest.approx(expected, abs=1e-4)
+    expected = [mean_log_probabilities(vlm.network, p, [a])[0] for p, a in zip(mixed, answers, strict=False)]
+    assert pair_log_probabilities(vlm.network, mixed, answers[:4]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_answer_without_tokens_has_no_score(vlm):
     prompts, answers = pairs(vlm)
-    assert pair_log_probabilities(vlm, [], []) == []
-    assert pair_log_probabilities(vlm, prompts[:2], [[], []]) == [None, None]
-    alone = pair_log_probabilities(vlm, prompts[:1], answers[:1])
-    assert pair_log_probabilities(vlm, prompts[:2], [answers[0], ()]) == [pytest.approx(alone[0], abs=1e-4), None]
+    assert pair_log_probabilities(vlm.network, [], []) == []
+    assert pair_log_probabilities(vlm.network, prompts[:2], [[], []]) == [None, None]
+    alone = pair_log_probabilities(vlm.network, prompts[:1], answers[:1])
+    assert pair_log_probabilities(vlm.network, prompts[:2], [answers[0], ()]) == [
+        pytest.approx(alone[0], abs=1e-4),
+        None,
+    ]
     with pytest.raises(ValueError, match="zip"):
-        pair_log_probabilities(vlm, prompts[:2], answers[:1])
+        pair_log_probabilities(vlm.network, prompts[:2], answers[:1])

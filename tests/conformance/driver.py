@@ -162,7 +162,12 @@ def check(vlm: Vlm, image: Image.Image | None) -> None:
     whole, _ = tiny.plain(vlm, _continued(vlm, inputs))
     _near(after, whole.expand_as(after), "decoding step by step goes elsewhere than one pass over prompt and answer")
     hooks = lambda step: nullcontext() if step else steer(vlm, offsets, ALPHAS)  # noqa: E731
-    rows = [list(step) for step in lockstep(vlm, inputs, ROWS, hooks=hooks, sampling=Sampling(), max_new_tokens=4)]
+    rows = [
+        list(step)
+        for step in lockstep(
+            vlm.network, inputs, ROWS, hooks=hooks, end_tokens=vlm.end_tokens, sampling=Sampling(), max_new_tokens=4
+        )
+    ]
     assert all(step[0] == step[2] for step in rows), "rows of alpha 0 decode differently"
     *_, last = compare(vlm, image, PROMPT, offsets, (1.0,), max_new_tokens=4)
     assert last.done, "the comparison does not end"

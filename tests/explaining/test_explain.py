@@ -12,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cmrm import CmrmError, compare, steer
-from cmrm.explaining.explain import END, Explanation, gaps, projections
+from cmrm import CmrmError, Settings, compare, steer
+from cmrm.explaining.explain import compute_gaps, project
+from cmrm.explaining.explanation import END, Explanation
 from cmrm.judging.openings import refusal_openings
+from cmrm.progress import Progress, finish
 from cmrm.steering.anchors import load_anchors
 from cmrm.steering.extraction import read_states
+from cmrm.steering.vectors import Prompt
 from cmrm.workbench import Workbench
 
 PROMPT = "Hello there, what is this?"
@@ -30,14 +33,13 @@ def bench() -> Workbench:
 
 @pytest.fixture(autouse=True)
 def no_hook_is_left(bench: Workbench):
-    before = [dict(module._forward_hooks) for module in bench.vlm.model.modules()]
+    before = [dict(module._forward_hooks) for module in bench.engine.vlm.model.modules()]
     yield
-    assert [dict(module._forward_hooks) for module in bench.vlm.model.modules()] == before
+    assert [dict(module._forward_hooks) for module in bench.engine.vlm.model.modules()] == before
 
 
-def explain(bench: Workbench, image, prompt: str, **options) -> Explanation:
-    *_, explanation = bench.explain(image, prompt, **options)
-    return explanation
+def explain(bench: Workbench, image, prompt: str, offsets=None, answers=None, **choices) -> Explanation:
+    return finish(bench.explain(image, prompt, Settings(**choices), offsets, answers))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,9 @@ def with_recipe(bench: Workbench, **changes) -> Workbench:
 
 def direct(bench: Workbench, image, alpha: float = 0.0):
     """Logits and states of the prompt's last token, by one full forward pass."""
-    logits, states = tiny.plain(bench.vlm, bench.vlm.encode(PROMPT, image), steer(bench.vlm, bench.offsets, alpha))
+    logits, states = tiny.plain(
+        bench.engine.vlm, bench.engine.vlm.encode(PROMPT, image), steer(bench.engine.vlm, bench.offsets, alpha)
+    )
     return logits[0], states[0].numpy()
 
 
@@ -63,7 +67,7 @@ def near(values, tolerance=1e-4):
 def test_states_of_the_prompt(bench, found):
     text, before, after = (direct(bench, *how)[1] for how in ((None,), (tiny.PICTURE,), (tiny.PICTURE, ALPHA)))
     norms = np.linalg.norm(before, axis=1)
-    assert found.added == near(ALPHA * bench.offsets.values.norm(dim=1).numpy() / norms)
+    assert found.added == near(ALPHA * np.linalg.norm(bench.offsets.values, axis=1) / norms)
     assert found.moved == near(np.linalg.norm(after - before, axis=1) / norms)
     for name, states in (("unsteered", before), ("steered", after)):
         expected = torch.nn.functional.cosine_similarity(torch.tensor(states), torch.tensor(text), dim=1)
@@ -77,7 +81,7 @@ def test_projections_are_on_the_unit_difference_of_the_anchor_groups(bench, foun
     assert found.groups.count("harmless") == count == 4
     means = {}
     for name, texts in chosen.items():
-        means[name] = read_states(bench.vlm, texts, [None] * count).mean(dim=0).numpy()
+        means[name] = read_states(bench.engine, [Prompt(text) for text in texts]).mean(axis=0)
     direction = means["harmful"] - means["harmless"]
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     states = {
@@ -98,7 +102,7 @@ def test_refusal_openings_along_alpha(bench, found):
     assert ALPHA in found.alphas
     for alpha, probability in zip(found.alphas, found.openings, strict=True):
         logits = direct(bench, tiny.PICTURE, alpha)[0]
-        assert probability == near(logits.softmax(0)[sorted(refusal_openings(bench.vlm))].sum().item())
+        assert probability == near(logits.softmax(0)[sorted(refusal_openings(bench.engine.tokenizer))].sum().item())
 
 
 def test_unsteered_layers_add_nothing(bench):
@@ -128,7 +132,7 @@ def test_without_an_image_the_unsteered_state_is_the_text_only_one(bench):
     ],
 )
 def test_where_greedy_answers_part_each_has_its_own_likeliest_token(bench, prompt, steps, alpha, expected):
-    vlm, asked = bench.vlm, with_recipe(bench, steps=steps)
+    vlm, asked = bench.engine.vlm, with_recipe(bench, steps=steps)
     *_, last = compare(vlm, tiny.PICTURE, prompt, bench.offsets, (alpha,), max_new_tokens=24, steps=steps)
     ids = [list(row.ids) for row in last.rows]
     parting = explain(asked, tiny.PICTURE, prompt, alpha=alpha, answers=ids).parting
@@ -150,7 +154,7 @@ def test_where_greedy_answers_part_each_has_its_own_likeliest_token(bench, promp
 
 def test_tokens_around_the_parting(bench):
     def parting(*texts: str):
-        ids = [tuple(bench.vlm.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+        ids = [tuple(bench.engine.vlm.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
         return explain(bench, None, PROMPT, answers=ids).parting
 
     apart = parting("I am here to help you, yes", "I am here to hinder")
@@ -170,10 +174,10 @@ def test_tokens_around_the_parting(bench):
 
 
 def test_what_was_measured_is_kept(bench, monkeypatch):
-    fresh = dataclasses.replace(bench, states=type(bench.states)(1 << 28))
+    fresh = dataclasses.replace(bench, _states=type(bench._states)(1 << 28))
     explain(bench, tiny.PICTURE, PROMPT, answers=((), ()))  # from now on the pictures have been read
     passes = []
-    handle = bench.vlm.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    handle = bench.engine.vlm.model.register_forward_pre_hook(lambda *_: passes.append(1))
     try:
         counts = []
         for alpha in (1.0, 1.0, 0.5):
@@ -186,17 +190,17 @@ def test_what_was_measured_is_kept(bench, monkeypatch):
     assert again < steered_otherwise < first
     assert first - again == 8  # two lengths of anchors: as text, beside two images, and steered
     assert steered_otherwise - again == 2
-    small = dataclasses.replace(bench, states=type(bench.states)(1000))
+    small = dataclasses.replace(bench, _states=type(bench._states)(1000))
     explain(small, tiny.PICTURE, PROMPT, answers=((), ()))
-    assert small.states.nbytes <= 1000
+    assert small._states.nbytes <= 1000
 
 
 def test_a_stream_may_be_dropped_after_any_step(bench):
-    fresh = dataclasses.replace(bench, states=type(bench.states)(1 << 28))
+    fresh = dataclasses.replace(bench, _states=type(bench._states)(1 << 28))
     for count in (1, 3, 7):
-        stream = fresh.explain(tiny.PICTURE, PROMPT, max_new_tokens=4)
+        stream = fresh.explain(tiny.PICTURE, PROMPT, Settings(max_new_tokens=4))
         for _ in range(count):
-            assert isinstance(next(stream), str)
+            assert isinstance(next(stream), Progress)
         stream.close()
 
 
@@ -245,7 +249,7 @@ def clouds(pairs: int, hidden: int, seed: int):
 @settings(max_examples=40, deadline=None)
 def test_the_plane_is_the_principal_one_whatever_the_axes_of_the_states(sizes):
     anchors, prompt, harmful = clouds(*sizes)
-    (gap,) = gaps(anchors, prompt, harmful)
+    (gap,) = compute_gaps(anchors, prompt, harmful)
     fitted = np.concatenate([gap.anchors["text only"], gap.anchors["image"]])
     both = np.concatenate([anchors["text only"], anchors["image"]])[:, 0]
     variances = np.linalg.eigvalsh(np.cov(both.T))[::-1]
@@ -261,7 +265,7 @@ def test_the_plane_is_the_principal_one_whatever_the_axes_of_the_states(sizes):
     assert gap.distances == near(expected)
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(sizes[1], sizes[1])))[0]
     moved = [{name: states @ rotation + 5 for name, states in part.items()} for part in (anchors, prompt)]
-    (other,) = gaps(*moved, harmful)
+    (other,) = compute_gaps(*moved, harmful)
     for mine, theirs in ((gap.anchors, other.anchors), (gap.prompt, other.prompt)):
         for name, points in mine.items():
             assert theirs[name] == near(points, 1e-3)
@@ -272,6 +276,6 @@ def test_the_plane_is_the_principal_one_whatever_the_axes_of_the_states(sizes):
 def test_the_harmful_mean_is_never_behind_the_harmless_one(texts):
     harmful = np.array([True, True, False, False])
     prompt = dict.fromkeys(("text only", "image", "steered"), texts[0])
-    values = projections(texts, harmful, prompt)
+    values = project(texts, harmful, prompt)
     apart = np.linalg.norm(texts[harmful].mean(axis=0) - texts[~harmful].mean(axis=0))
     assert values["harmful"][0] - values["harmless"][0] == near(apart)

@@ -30,7 +30,7 @@ def test_nf4_answers_with_row_0_bit_identical_and_the_steered_state_where_it_sho
 def test_offsets_of_the_unquantized_model_are_warned_about(checkpoint):
     plain, quantized = Vlm.load(checkpoint, "none"), Vlm.load(checkpoint, "nf4")
     offsets = extract_offsets(LocalEngine(plain), ["a cat"])
-    assert ["quantization 'none'" in warning for warning in offsets.check(quantized)] == [True]
+    assert ["quantization 'none'" in warning for warning in offsets.check(quantized.identity)] == [True]
 
 
 def test_the_revision_names_the_weights_of_the_folder(checkpoint, tmp_path):

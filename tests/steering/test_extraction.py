@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from cmrm import CmrmError, LocalEngine, Vlm, extract_offsets, steer
+from cmrm import CmrmError, LocalEngine, Vlm, extract_each, extract_offsets, steer
 from cmrm.model.hooks import hooked
 
 ANCHORS = ["a cat", "two dogs", "bake bread", "pick a lock", "hello there", "how are you today?"]
@@ -71,14 +71,12 @@ def test_one_batch_and_many_batches_give_the_same_sequential_offsets(vlm, monkey
 
 def test_prompt_offsets_are_those_of_one_anchor(vlm):
     for estimator in ("mean", "sequential"):
-        sample = extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator=estimator)
-        torch.testing.assert_close(
-            sample.values, extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator=estimator).values
-        )
+        [sample, _] = extract_each(LocalEngine(vlm), [ANCHORS[2], ANCHORS[0]], estimator=estimator)
+        alone = extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator=estimator)
+        np.testing.assert_allclose(sample.values, alone.values, rtol=1e-3, atol=1e-3)
     gap = plain_states(vlm, ANCHORS[2:3], None) - plain_states(vlm, ANCHORS[2:3], vlm.corrupted("white"))
-    torch.testing.assert_close(
-        extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator="mean").values, gap[0], rtol=1e-3, atol=1e-3
-    )
+    alone = extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator="mean")
+    np.testing.assert_allclose(alone.values, gap[0].numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_template_with_the_image_behind_the_text_needs_no_shared_prefix():

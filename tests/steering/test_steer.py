@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmrm import CmrmError, LocalEngine, PerRow, extract_offsets, steer
+from cmrm import CmrmError, LocalEngine, extract_offsets, steer
 from cmrm.model.hooks import hooked
 
 PROMPT = "What is this?"
@@ -102,7 +102,7 @@ def test_steps_say_how_many_forward_passes_are_shifted(vlm, offsets, steps, shif
     class Counting:
         def delta(self, layer, state):
             calls.append(layer)
-            return offsets.delta(layer, state)
+            return torch.from_numpy(offsets.values)[layer]
 
     for _ in range(2):  # a second answer inside the block is steered like the first
         calls.clear()
@@ -119,7 +119,7 @@ def test_steps_say_how_many_forward_passes_are_shifted(vlm, offsets, steps, shif
 def test_per_row_steering_gives_each_row_its_own_offsets(vlm, offsets):
     other = extract_offsets(LocalEngine(vlm), ["bake a cake"], estimator="mean")
     inputs = vlm.encode(PROMPT, tiny.PICTURE)
-    with steer(vlm, PerRow((offsets, other)), (1.0, 0.5)):
+    with steer(vlm, [offsets, other], (1.0, 0.5)):
         both = layer_outputs(vlm, batch(inputs, 2))
     with steer(vlm, offsets, 1.0):
         first = layer_outputs(vlm, inputs)

@@ -37,6 +37,8 @@ from .probe import Probe
 ANCHORS = "pocket-anchors"
 MIXES = ((), ("harmful", "harmless"), ("harmful", "double", "harmless"), ("harmful",))  # groups of anchors; (): all
 GENERAL = Recipe()
+Added = Vectors | Sequence[Vectors] | None
+
 RIVAL_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
@@ -114,7 +116,7 @@ class DevSet:
         counts = {"harmful": count, "harmless": count, "question": min(count, 400)}
         return cls(engine, tuple(Probe(engine.vlm, records("dev", kind, n, seed)) for kind, n in counts.items()))
 
-    def measure(self, defence: Defence) -> list[Vectors | Sequence[Vectors] | None]:
+    def measure(self, defence: Defence) -> list[Added]:
         """What the defence adds for each probe, measured once."""
         if defence not in self._measured:
             whole = defence.steering([record for probe in self.probes for record in probe.records])
