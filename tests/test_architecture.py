@@ -12,10 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cmrm"
 # Nobody imports from a later room; docs/architecture.md says what each is for.
-ROOMS = tuple(
-    "errors versions files lru progress settings images signatures terminal model data judging steering answering "
-    "engines explaining methods charts workbench saved_run pocket evaluation ui server cli".split()  # noqa: SIM905
-)
+ORDER = """
+    errors versions files lru progress settings images signatures terminal model data judging steering answering
+    engines explaining methods charts workbench saved_run pocket evaluation ui server cli
+"""
+ROOMS = ORDER.split()
 ENTRANCES = ("__init__", "__main__")
 
 
