@@ -88,7 +88,7 @@ def test_batched_extraction_with_the_image_read_once(case):
     gaps = [tiny.plain(vlm, vlm.encode(a, None))[1] - tiny.plain(vlm, vlm.encode(a, blank))[1] for a in ANCHORS]
     expected = torch.cat(gaps).mean(0)
     offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean")
-    assert apart(offsets.values, expected) <= relative(tolerance)
+    assert apart(torch.from_numpy(offsets.values), expected) <= relative(tolerance)
 
 
 def test_the_steered_state_at_a_single_layer(case):

@@ -87,7 +87,7 @@ def test_only_the_chosen_layers_rows_and_positions_are_shifted(vlm, offsets, alp
     plain, steered = seen
     for below in range(first):
         assert torch.equal(plain[below], steered[below])
-    shift = torch.tensor(alphas).view(-1, 1, 1) * offsets.values[first]
+    shift = torch.tensor(alphas).view(-1, 1, 1) * torch.from_numpy(offsets.values)[first]
     where = slice(None) if positions == "all" else slice(-1, None)
     expected = plain[first].clone()
     expected[:, where] += shift
