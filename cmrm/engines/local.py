@@ -99,11 +99,11 @@ class LocalEngine:
         openings: frozenset[int] = frozenset(),
     ) -> list[Answered]:
         """Answer in padded batches, one for each shape of picture."""
-        inputs = [self._encode(prompt) for prompt in prompts]
-        for one in inputs:
-            self.vlm.check_length(one["input_ids"].shape[1], max_new_tokens)
         found: dict[int, Answered] = {}
         with self.vlm.network.enough_memory():
+            inputs = [self._encode(prompt) for prompt in prompts]
+            for one in inputs:
+                self.vlm.check_length(one["input_ids"].shape[1], max_new_tokens)
             for group in alike(inputs):
                 hooks, chosen = self._steer(steered, group), [inputs[k] for k in group]
                 answers = answer_batch(self.vlm, chosen, hooks, max_new_tokens=max_new_tokens, openings=openings)

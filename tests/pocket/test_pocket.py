@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from cmrm import LocalEngine, Vlm, compare, extract_offsets, steer
+from cmrm import LocalEngine, Settings, Vlm, compare, extract_offsets, steer
 from cmrm.data.records import Record
 from cmrm.errors import CmrmError
 from cmrm.evaluation import Plan, run
@@ -42,7 +42,7 @@ def bench() -> Workbench:
 
 
 def answers(bench, image, prompt, **options):
-    *_, step = bench.compare(image, prompt, max_new_tokens=48, **options)
+    *_, step = bench.compare(image, prompt, Settings(max_new_tokens=48, **options))
     return step.rows
 
 
@@ -64,7 +64,7 @@ def test_it_is_used_in_nf4_with_the_shipped_offsets(bench):
     # On hardware without bfloat16 the shipped offsets don't fit and are measured again.
     if bench.engine.vlm.identity.dtype == "bfloat16":
         assert (ASSETS / "pocket-offsets.safetensors").is_file()
-        assert bench.offsets.check(bench.engine.vlm) == []
+        assert bench.offsets.check(bench.engine.identity) == []
 
 
 @pytest.mark.parametrize("method", ["dataset", "sample"])
