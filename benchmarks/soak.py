@@ -45,6 +45,7 @@ class Case:
 
 def cases(model: str) -> list[Case]:
     """Answer a pool of requests one at a time in this process, which serves no page."""
+    from cmrm.settings import Settings
     from cmrm.workbench import Workbench
 
     bench, rng = Workbench.open(model), random.Random(0)
@@ -59,7 +60,8 @@ def cases(model: str) -> list[Case]:
             "temperature": rng.choice((0.0, 0.0, 1.0)),
             "seed": rng.randrange(1000),
         }
-        *_, step = bench.compare(image and PICTURES / image, **settings)
+        chosen = Settings(**{name: value for name, value in settings.items() if name != "prompt"})
+        *_, step = bench.compare(image and PICTURES / image, prompt, chosen)
         found.append(Case(image, settings, (step.rows[0].text, step.rows[1].text)))
     return found
 
