@@ -4,6 +4,7 @@ import ast
 import asyncio
 import base64
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from serving import CIRCLE, serving, workbench
@@ -42,7 +43,9 @@ def ask(served):
                 await session.initialize()
                 return await do(session)
 
-        return asyncio.run(visit())
+        # In a thread of its own, as a browser that is shared by tests keeps an event loop in this one.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, visit()).result()
 
     return ask
 
