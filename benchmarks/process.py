@@ -15,7 +15,7 @@ def main(job: str, home: Path) -> None:
         build(home)
         return
     begin = time.perf_counter()
-    import torch
+    import numpy as np
 
     from cmrm import Offsets, Vlm, compare
 
@@ -29,7 +29,8 @@ def main(job: str, home: Path) -> None:
         print(json.dumps({"import and load": loaded - begin, "then to the first token": first - loaded}))
         return
     if job == "stock":  # nothing of CMRM has run in this process
-        Bench.endless(vlm, Offsets(torch.zeros(len(vlm.layers), vlm.identity.hidden), vlm.identity)).stock()
+        zero = np.zeros((len(vlm.layers), vlm.identity.hidden), np.float32)
+        Bench.endless(vlm, Offsets(zero, fits=vlm.identity)).stock()
     else:
         bench = Bench.of(vlm)
         vlm.network.prefixes.clear()
