@@ -286,7 +286,8 @@ class Settings:
         Raises:
             CmrmError: a value that is none, in words.
         """
-        read = {name: value for name, value in given.items() if value is not None and value != ""}
+        open_to_recipe = {field.name for field in fields(cls) if field.default is None}
+        read = {name: value for name, value in given.items() if name not in open_to_recipe or value not in (None, "")}
         read |= {name: _whole(read[name]) for name in ("max_new_tokens", "seed") if name in read}
         if isinstance(layers := read.get("layers"), str):
             read["layers"] = parse_layers(layers)

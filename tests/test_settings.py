@@ -66,3 +66,10 @@ def test_a_bad_value_is_one_sentence_that_names_it(bad):
     with pytest.raises(CmrmError, match=f"^{name} is .*") as error:
         Settings(**bad)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["method", "third", "max_new_tokens", "temperature", "seed", "top_p"])
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_what_no_recipe_fills_in_is_not_left_empty(name, nothing):
+    with pytest.raises(CmrmError, match=f"^{name} is "):
+        Settings.parse(**{name: nothing})
