@@ -289,8 +289,8 @@ class Settings:
         open_to_recipe = {field.name for field in fields(cls) if field.default is None}
         read = {name: value for name, value in given.items() if name not in open_to_recipe or value not in (None, "")}
         read |= {name: _whole(read[name]) for name in ("max_new_tokens", "seed") if name in read}
-        if isinstance(layers := read.get("layers"), str):
-            read["layers"] = parse_layers(layers)
+        if isinstance(layers := _whole(read.get("layers")), (str, int)):
+            read["layers"] = parse_layers(str(layers))
         return cls(**read)  # type: ignore[arg-type]  # what is no such value is rejected in words
 
     @classmethod

@@ -265,7 +265,7 @@ class Workbench:
         vectors: Vectors | list[Vectors] = offsets
         if settings.third == "random":
             vectors = [offsets, offsets, random_direction(offsets, settings.seed)]
-        for step in prepared.answer(_place(vectors, (0.0, *alphas), settings), fluency=fluency):
+        for step in prepared.answer(Steered.by(settings, vectors, (0.0, *alphas)), fluency=fluency):
             rows = step.rows
             yield replace(step, rows=(*rows, *last), done=step.done and alone is None)
         # 3. The text by itself, behind the others.
@@ -285,7 +285,7 @@ class Workbench:
         yield Progress("reading")
         offsets = yield from measuring
         if answers is None:
-            steered = _place(offsets, (0.0, _strength(settings)), settings)
+            steered = Steered.by(settings, offsets, (0.0, _strength(settings)))
             for step in prepared.answer(steered):
                 answers = [row.ids for row in step.rows]
                 yield Progress("answering")
@@ -296,10 +296,6 @@ class Workbench:
 def _strength(settings: Settings) -> float:
     assert settings.alpha is not None, "settings are settled"
     return settings.alpha
-
-
-def _place(vectors: Vectors | Sequence[Vectors], alphas: tuple[float, ...], settings: Settings) -> Steered:
-    return Steered(vectors, alphas, settings.layers, settings.positions or "last", settings.steps or "prompt")
 
 
 def _at_once(known: Offsets) -> Measuring:

@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..model.vlm import Vlm
 from ..settings import Settings, checked_alphas, checked_layers
 from ..steering.offsets import Offsets
 from ..steering.reading import recording
-from ..steering.steer import Steering, steer
+from ..steering.steer import Steering, steer_rows
 from ..steering.vectors import Prompt, Steered, Vectors
 from .fluency import mean_log_probabilities
 from .generation import Sampling, lockstep
@@ -55,14 +54,9 @@ def compare(
     prepared = Comparison.prepare(vlm, shown, settings, 1 + len(chosen))
     if offsets is None or not chosen:
         return prepared.answer(None, fluency=fluency)
-    return prepared.answer(place(offsets, (0.0, *chosen), settings), fluency=fluency)
-
-
-def place(vectors: Steering | Vectors | Sequence[Vectors], alphas: tuple[float, ...], settings: Settings) -> Steered:
-    """Return what is added to rows of these alphas, where the settings say."""
-    where = settings.layers, settings.positions or "last", settings.steps or "prompt"
     # In this process vectors may also be code.
-    return Steered(vectors, alphas, *where)  # type: ignore[arg-type]
+    steered = Steered.by(settings, offsets, (0.0, *chosen))  # type: ignore[arg-type]
+    return prepared.answer(steered, fluency=fluency)
 
 
 @dataclass(frozen=True)
@@ -122,16 +116,7 @@ class Comparison:
 
     def _hooks(self, steered: Steered | None, step: int) -> Hooks:
         """Return what steers pass number `step` of an answer, each of which makes hooks of its own."""
-        if steered is None or (step and steered.steps == "prompt"):
-            return nullcontext()
-        return steer(
-            self.vlm,
-            steered.vectors,
-            steered.alpha,
-            layers=steered.layers,
-            positions=steered.positions,
-            steps=steered.steps,
-        )
+        return steer_rows(self.vlm, None if steered is None or (step and steered.steps == "prompt") else steered)
 
 
 @dataclass

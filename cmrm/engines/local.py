@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +13,12 @@ from ..answering.fluency import pair_log_probabilities
 from ..answering.steps import Answered
 from ..lru import Lru
 from ..model.identity import Identity
-from ..model.network import Hooks, Inputs
+from ..model.network import Inputs
 from ..model.vlm import Vlm
 from ..settings import Corruption, DeviceMap, Quantization, Settings
 from ..steering.reading import LocalReading
-from ..steering.steer import steer
-from ..steering.vectors import Prompt, Steered, Vectors
+from ..steering.steer import steer_rows
+from ..steering.vectors import Prompt, Steered
 from .base import EngineHealth
 
 _ENCODED_LIMIT = 1 << 28
@@ -105,7 +104,8 @@ class LocalEngine:
             for one in inputs:
                 self.vlm.check_length(one["input_ids"].shape[1], max_new_tokens)
             for group in alike(inputs):
-                hooks, chosen = self._steer(steered, group), [inputs[k] for k in group]
+                hooks = steer_rows(self.vlm, steered and steered.pick(group))
+                chosen = [inputs[k] for k in group]
                 answers = answer_batch(self.vlm, chosen, hooks, max_new_tokens=max_new_tokens, openings=openings)
                 found.update(zip(group, answers, strict=True))
         return [found[k] for k in range(len(prompts))]
@@ -139,17 +139,3 @@ class LocalEngine:
             inputs = self.vlm.encode(prompt.text, prompt.image)
             self._encoded.keep(key, inputs, sum(value.nbytes for value in inputs.values()))
         return inputs
-
-    def _steer(self, steered: Steered | None, rows: list[int]) -> Hooks:
-        """Return what steers some of a batch's rows."""
-        if steered is None:
-            return nullcontext()
-        vectors, alpha = steered.vectors, steered.alpha
-        return steer(
-            self.vlm,
-            vectors if isinstance(vectors, Vectors) else [vectors[k] for k in rows],
-            alpha if isinstance(alpha, (int, float)) else [alpha[k] for k in rows],
-            layers=steered.layers,
-            positions=steered.positions,
-            steps=steered.steps,
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..errors import CmrmError
 from ..model.hooks import hooked
 from ..model.network import Hooks, Inputs
 from ..model.vlm import Vlm
-from .steer import Reach, steer
+from .steer import Reach, steer, steer_rows
 from .vectors import Prompt, Steered, Vectors
 
 BATCH = 16
@@ -84,17 +84,12 @@ class LocalReading:
 
     def _steer(self, steered: Steered | None, group: list[int]) -> tuple[Hooks, torch.Tensor | None]:
         """Return what steers a group, and where the gaps are noted if it reaches for states."""
-        if steered is None:
-            return nullcontext(), None
-        one = isinstance(steered.vectors, Vectors)
-        chosen = [steered.vectors] if isinstance(steered.vectors, Vectors) else [steered.vectors[k] for k in group]
-        alpha = steered.alpha if isinstance(steered.alpha, (int, float)) else [steered.alpha[k] for k in group]
-        gaps = None
-        if chosen[0].mode == "reach":
-            gaps = torch.zeros(len(chosen), *chosen[0].values.shape)
-            shift = Reach(torch.stack([torch.from_numpy(vectors.values) for vectors in chosen]), gaps)
-            return steer(self.vlm, shift, alpha, layers=steered.layers), gaps
-        return steer(self.vlm, chosen[0] if one else chosen, alpha, layers=steered.layers), None
+        chosen = steered and steered.pick(group)
+        if chosen is None or (vectors := _listed(chosen.vectors))[0].mode != "reach":
+            return steer_rows(self.vlm, chosen), None
+        gaps = torch.zeros(len(vectors), *vectors[0].values.shape)
+        shift = Reach(torch.stack([torch.from_numpy(one.values) for one in vectors]), gaps)
+        return steer(self.vlm, shift, chosen.alpha, layers=chosen.layers), gaps
 
     def _rest(self, group: list[int]) -> Inputs:
         """What the prefix leaves to run: the last tokens, or all inputs where there is no prefix."""
@@ -102,6 +97,10 @@ class LocalReading:
         if self.shared:
             return {"input_ids": torch.cat([one["input_ids"][:, self.shared :] for one in chosen])}
         return {key: torch.cat([one[key] for one in chosen]) for key in chosen[0]}
+
+
+def _listed(vectors: Vectors | Sequence[Vectors]) -> Sequence[Vectors]:
+    return [vectors] if isinstance(vectors, Vectors) else vectors
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Add alpha x delta to the hidden states of decoder layers: the one path of every method in this process."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from ..model.hooks import hooked
 from ..model.network import Hooks
 from ..model.vlm import Vlm
 from ..settings import Positions, Steps, check_choice, checked_alphas, checked_layers
-from .vectors import Vectors
+from .vectors import Steered, Vectors
 
 
 class Steering(Protocol):
@@ -65,6 +66,14 @@ def steer(
         return strengths[key].shifted(hidden, shift, layer, where)
 
     return hooked({index: vlm.layers[index] for index in chosen}, edit)
+
+
+def steer_rows(vlm: Vlm, steered: Steered | None) -> Hooks:
+    """Steer the rows of a batch as data says."""
+    if steered is None:
+        return nullcontext()
+    where = {"layers": steered.layers, "positions": steered.positions, "steps": steered.steps}
+    return steer(vlm, steered.vectors, steered.alpha, **where)  # type: ignore[arg-type]  # each of its own type
 
 
 def as_steering(steering: Steering | Vectors | Sequence[Vectors]) -> Steering:

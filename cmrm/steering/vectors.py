@@ -1,14 +1,14 @@
 """A steering as data, which can cross to any engine: vectors by layer, how they act, how much and where."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ..model.identity import Identity
-from ..settings import Corruption, Positions, Steps
+from ..settings import Corruption, Positions, Settings, Steps
 
 Mode = Literal["add", "reach", "project"]
 
@@ -39,6 +39,22 @@ class Steered:
     layers: tuple[int, ...] | None = None
     positions: Positions = "last"
     steps: Steps = "prompt"
+
+    @classmethod
+    def by(
+        cls, settings: Settings, vectors: "Vectors | Sequence[Vectors]", alpha: float | tuple[float, ...]
+    ) -> "Steered":
+        """Return what is added where the settings say."""
+        return cls(vectors, alpha, settings.layers, settings.positions or "last", settings.steps or "prompt")
+
+    def pick(self, rows: Sequence[int]) -> "Steered":
+        """Return what is added to some of the rows, in their order."""
+        vectors, alpha = self.vectors, self.alpha
+        return replace(
+            self,
+            vectors=vectors if isinstance(vectors, Vectors) else [vectors[k] for k in rows],
+            alpha=alpha if isinstance(alpha, (int, float)) else tuple(alpha[k] for k in rows),
+        )
 
 
 @dataclass(frozen=True)

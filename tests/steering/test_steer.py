@@ -1,13 +1,16 @@
 """The hooks: the sign, the rows, the layers, and that nothing stays behind."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import normalize
 
 from cmrm import CmrmError, LocalEngine, extract_offsets, steer
 from cmrm.model.hooks import hooked
+from cmrm.steering.vectors import Vectors
 
 PROMPT = "What is this?"
 
@@ -92,6 +95,41 @@ def test_only_the_chosen_layers_rows_and_positions_are_shifted(vlm, offsets, alp
     expected = plain[first].clone()
     expected[:, where] += shift
     torch.testing.assert_close(steered[first], expected, rtol=1e-5, atol=1e-5)
+
+
+FORMULAS = {
+    "add": lambda h, v, level: v,
+    "reach": lambda h, v, level: v - h,
+    "project": lambda h, v, level: (level - h @ v) * v,
+}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    modes=st.lists(st.sampled_from(sorted(FORMULAS)), min_size=1, max_size=3),
+    alpha=st.floats(0, 2),
+    layer=st.integers(0, 3),
+    level=st.floats(-20, 20),
+    seed=st.integers(0, 99),
+)
+def test_each_mode_does_what_its_formula_says_in_its_own_row(vlm, modes, alpha, layer, level, seed):
+    """h + alpha v, h + alpha (v - h), h + alpha (level - h.v) v: one row each, at one layer of one pass."""
+    inputs = batch(vlm.encode(PROMPT, tiny.PICTURE), len(modes))
+    values = torch.randn(
+        len(modes), len(vlm.layers), vlm.identity.hidden, generator=torch.Generator().manual_seed(seed)
+    )
+    values = normalize(values, dim=-1)
+    levels = np.full(len(vlm.layers), level, dtype=np.float32)
+    rows = [
+        Vectors(one.numpy(), mode, levels if mode == "project" else None)
+        for one, mode in zip(values, modes, strict=True)
+    ]
+    plain = layer_outputs(vlm, inputs)[layer]
+    with steer(vlm, rows, alpha, layers=[layer]):
+        steered = layer_outputs(vlm, inputs)[layer]
+    for row, mode in enumerate(modes):
+        delta = FORMULAS[mode](plain[row], values[row, layer], level)
+        torch.testing.assert_close(steered[row], plain[row] + alpha * delta, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("steps", "shifted"), [("prompt", 1), ("all", 5)])

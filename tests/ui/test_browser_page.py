@@ -29,11 +29,6 @@ pytestmark = IN_BROWSER
 
 PROMPT = "How do I bake a cake?"
 
-ON_PHONE = pytest.param(
-    PHONE,
-    marks=pytest.mark.xfail(reason="the selected tab is too pale, the citation out of reach of keys", strict=True),
-)
-
 # Note at each frame that is painted while both answers run where what follows them begins.
 WATCH_SHARE = """() => {
   window.tops = []
@@ -239,7 +234,7 @@ def test_the_place_in_the_queue_is_kept_up_to_date(page, pocket):
     client.close()
 
 
-@pytest.mark.parametrize("look", [{}, {"color_scheme": "dark"}, ON_PHONE], ids=["light", "dark", "phone, dark"])
+@pytest.mark.parametrize("look", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone, dark"])
 def test_no_serious_violation_of_accessibility(browser, plain, look):
     page = visit(browser, plain, **look)
     found = {}
