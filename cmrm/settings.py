@@ -286,8 +286,7 @@ class Settings:
         Raises:
             CmrmError: a value that is none, in words.
         """
-        open_to_recipe = {field.name for field in fields(cls) if field.default is None}
-        read = {name: value for name, value in given.items() if name not in open_to_recipe or value not in (None, "")}
+        read = {name: value for name, value in given.items() if name not in LEFT_OPEN or value not in (None, "")}
         read |= {name: _whole(read[name]) for name in ("max_new_tokens", "seed") if name in read}
         if isinstance(layers := _whole(read.get("layers")), (str, int)):
             read["layers"] = parse_layers(str(layers))
@@ -311,6 +310,9 @@ class Settings:
         """Return them by name, as JSON has them."""
         return asdict(self)
 
+
+LEFT_OPEN = tuple(one.name for one in fields(Settings) if one.default is None)
+"""What may be left to the method's recipe, which has a field of the same name."""
 
 _CHOICES = {"estimator": Estimator, "corruption": Corruption, "positions": Positions, "steps": Steps}
 

@@ -17,6 +17,7 @@ from .lru import Lru
 from .methods.controls import random_direction
 from .progress import Progress, relay
 from .settings import (
+    LEFT_OPEN,
     Corruption,
     DeviceMap,
     Estimator,
@@ -173,18 +174,13 @@ class Workbench:
             CmrmError: layers that the model does not have.
         """
         recipe = self.recipes[settings.method]
-        estimator, corruption = recipe.estimator, recipe.corruption
         if settings.method == "dataset":
             estimator, corruption = self._measured_by(offsets or self.offsets)
-        layers = settings.layers and checked_layers(settings.layers, self.engine.identity.layers)
+            recipe = replace(recipe, estimator=estimator, corruption=corruption)
+        if settings.layers:
+            checked_layers(settings.layers, self.engine.identity.layers)
         return replace(
-            settings,
-            alpha=recipe.alpha if settings.alpha is None else settings.alpha,
-            estimator=settings.estimator or estimator,
-            corruption=settings.corruption or corruption,
-            layers=layers or recipe.layers,
-            positions=settings.positions or recipe.positions,
-            steps=settings.steps or recipe.steps,
+            settings, **{name: getattr(recipe, name) for name in LEFT_OPEN if getattr(settings, name) is None}
         )
 
     def find_offsets(self, settings: Settings, offsets: Offsets | None) -> Offsets | None:
