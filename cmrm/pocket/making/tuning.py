@@ -16,8 +16,7 @@ from pathlib import Path
 
 from ...data.records import Record
 from ...engines.local import LocalEngine
-from ...methods.captions import Captioned
-from ...methods.ceilings import ReplacedImage
+from ...methods.ceilings import Captioned, ReplacedImage
 from ...methods.cmrm import DatasetLevel, SampleLevel
 from ...methods.defence import Defence, Undefended
 from ...methods.refusal_direction import Restored, refusal_direction
