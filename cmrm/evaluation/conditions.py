@@ -8,7 +8,7 @@ from ..data.records import Record
 from ..methods.ceilings import Captioned, ReplacedImage
 from ..methods.cmrm import DatasetLevel, SampleLevel
 from ..methods.controls import OtherPrompt, random_direction, sign_flip
-from ..methods.defence import Defence, Undefended
+from ..methods.defence import Defence
 from ..methods.defence_prompt import DefencePrompt
 from ..methods.refusal_direction import Restored, refusal_direction
 from ..methods.shiftdc import ShiftDC, paper_layers
@@ -32,7 +32,7 @@ def make_conditions(
 ) -> list[Condition]:
     """Return the unsteered row and the rows of the groups, each once, in the order of `GROUPS`."""
     parts = _Ingredients(bench, tuple(dict.fromkeys(record.prompt for record in records)), tuple(alphas))
-    rows = [Condition(UNSTEERED, "ceilings", Undefended())]
+    rows = [Condition(UNSTEERED, "ceilings", Defence())]
     for group, maker in GROUPS.items():
         if group in groups:
             rows += maker(parts)

@@ -1,4 +1,4 @@
-"""What the model answers without the record's image: the prompt alone, beside a meaningless image, or with a caption."""
+"""What the model answers without the record's image: to the text alone, a caption, or a meaningless image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,14 +1,13 @@
 """What every method is: what the model is shown in place of records, and what is added to its states."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from ..data.records import Record
 from ..steering.vectors import Vectors
 
 
-class Defence(Protocol):
-    """One condition of an evaluation. Subclass it and override what the method changes.
+class Defence:
+    """One condition of an evaluation: by itself, the model as it is. Subclass it and override what the method changes.
 
     How much is added and where (alpha, layers, positions, steps) is chosen by the caller, so that
     methods can be held against each other at the same place.
@@ -24,7 +23,3 @@ class Defence(Protocol):
         It is one for all records, or one a record, in their order. `records` are the original ones, at least one.
         """
         return None
-
-
-class Undefended(Defence):
-    """The model as it is."""

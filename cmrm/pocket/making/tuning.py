@@ -18,7 +18,7 @@ from ...data.records import Record
 from ...engines.local import LocalEngine
 from ...methods.ceilings import Captioned, ReplacedImage
 from ...methods.cmrm import DatasetLevel, SampleLevel
-from ...methods.defence import Defence, Undefended
+from ...methods.defence import Defence
 from ...methods.refusal_direction import Restored, refusal_direction
 from ...methods.shiftdc import ShiftDC
 from ...settings import Corruption, Estimator
@@ -164,7 +164,7 @@ class DevSet:
         return rated
 
 
-UNSTEERED = Trial(Undefended())
+UNSTEERED = Trial(Defence())
 
 
 def _percent(hits: Iterable[bool]) -> float:
