@@ -18,7 +18,7 @@ from ...data.records import Record
 from ...engines.local import LocalEngine
 from ...methods.ceilings import Captioned, ReplacedImage
 from ...methods.cmrm import DatasetLevel, SampleLevel
-from ...methods.defence import Defence
+from ...methods.defence import Added, Defence
 from ...methods.refusal_direction import Restored, refusal_direction
 from ...methods.shiftdc import ShiftDC
 from ...settings import Corruption, Estimator
@@ -26,7 +26,6 @@ from ...steering.anchors import AnchorSet, load_anchors
 from ...steering.extraction import extract_offsets
 from ...steering.offsets import Offsets
 from ...steering.recipes import Recipe
-from ...steering.vectors import Vectors
 from ...terminal import say
 from .. import language, scenes
 from ..judge import pocket_verdict
@@ -36,7 +35,6 @@ from .probe import Probe
 ANCHORS = "pocket-anchors"
 MIXES = ((), ("harmful", "harmless"), ("harmful", "double", "harmless"), ("harmful",))  # groups of anchors; (): all
 GENERAL = Recipe()
-Added = Vectors | Sequence[Vectors] | None
 
 RIVAL_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
@@ -105,9 +103,7 @@ class DevSet:
 
     engine: LocalEngine
     probes: tuple[Probe, ...]
-    _measured: dict[Defence, list[Vectors | Sequence[Vectors] | None]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _measured: dict[Defence, list[Added]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def draw(cls, engine: LocalEngine, count: int, seed: int = 0) -> DevSet:
