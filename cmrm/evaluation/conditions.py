@@ -91,22 +91,10 @@ class _Ingredients:
         """The anchors that the recipe takes."""
         return load_anchors(self.recipe.anchors).texts
 
-    def remeasure(
-        self,
-        name: str,
-        group: str,
-        *,
-        texts: Sequence[str] = (),
-        estimator: Estimator | None = None,
-        corruption: Corruption | None = None,
-    ) -> Condition:
-        """The dataset-level row with offsets measured in another way; what is not given is the recipe's."""
-        offsets = extract_offsets(
-            self.bench.engine,
-            texts or self.texts,
-            estimator=estimator or self.recipe.estimator,
-            corruption=corruption or self.recipe.corruption,
-        )
+    def remeasure(self, name: str, group: str, made: Recipe, texts: Sequence[str] = ()) -> Condition:
+        """The dataset-level row with offsets measured by another estimator and corruption, or on other texts."""
+        engine, texts = self.bench.engine, texts or self.texts
+        offsets = extract_offsets(engine, texts, estimator=made.estimator, corruption=made.corruption)
         return self.steer_by(name, group, offsets)
 
     def steer_by(self, name: str, group: str, vectors: Vectors) -> Condition:
@@ -132,9 +120,9 @@ def _cmrm(parts: _Ingredients) -> Iterator[Condition]:
 
 def _estimators(parts: _Ingredients) -> Iterator[Condition]:
     for estimator in sorted(set(ESTIMATORS) - {parts.recipe.estimator}):
-        yield parts.remeasure(f"dataset-level, {estimator}", "estimators", estimator=estimator)
+        yield parts.remeasure(f"dataset-level, {estimator}", "estimators", replace(parts.recipe, estimator=estimator))
     other: Corruption = "white" if parts.recipe.corruption == "noise" else "noise"
-    yield parts.remeasure(f"dataset-level, {other} image", "estimators", corruption=other)
+    yield parts.remeasure(f"dataset-level, {other} image", "estimators", replace(parts.recipe, corruption=other))
     for estimator in sorted(set(ESTIMATORS) - {parts.sample_level.estimator, "pc1"}):  # pc1 takes several texts
         own = replace(parts.sample_level, estimator=estimator)
         yield replace(parts.sample, name=f"sample-level, {estimator}", group="estimators", defence=own)
@@ -154,7 +142,7 @@ def _places(parts: _Ingredients) -> Iterator[Condition]:
     yield replace(parts.dataset, name="dataset-level, all layers", group="places", layers=None)
     yield replace(parts.dataset, name="dataset-level, positions = all", group="places", positions="all")
     yield replace(parts.dataset, name="dataset-level, steps = all", group="places", steps="all")
-    plain = parts.remeasure("plain mean, alpha 1, all layers", "places", estimator="mean")
+    plain = parts.remeasure("plain mean, alpha 1, all layers", "places", replace(parts.recipe, estimator="mean"))
     yield replace(plain, alpha=1.0, layers=None, positions="last", steps="prompt")
 
 
@@ -188,7 +176,7 @@ def _controls(parts: _Ingredients) -> Iterator[Condition]:
         yield parts.steer_by(f"random sign an anchor #{seed}", "controls", sign_flip(each, whole, seed))
     for group in ("harmless", "harmful"):
         if group in parts.anchors.groups:
-            yield parts.remeasure(f"{group}-only anchors", "controls", texts=parts.anchors.only(group).texts)
+            yield parts.remeasure(f"{group}-only anchors", "controls", parts.recipe, parts.anchors.only(group).texts)
     if len(parts.prompts) > 1:
         other = OtherPrompt(parts.sample_level, parts.prompts)
         yield replace(parts.sample, name="sample-level of another prompt", group="controls", defence=other)

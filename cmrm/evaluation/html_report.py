@@ -35,10 +35,9 @@ def render_report(report: Report, records: Sequence[Record], why: Explanation | 
 
 def draw_curves(report: Report) -> Iterator[tuple[str, Picture]]:
     """Yield the rates over alpha of each level that was answered at several, unsteered included."""
-    conditions = report.settings["conditions"]
-    assert isinstance(conditions, dict)
+    conditions = report.settings["conditions"].values()
     for level in ("dataset-level", "sample-level"):
-        rows = {f"{level}, alpha {c['alpha']:g}": c["alpha"] for c in conditions.values() if c["group"] == "alphas"}
+        rows = {f"{level}, alpha {c['alpha']:g}": c["alpha"] for c in conditions if c["group"] == "alphas"}
         if any(row in report.figures for row in rows):
             yield level, alpha_curves({alpha: _rates(report, row) for row, alpha in {UNSTEERED: 0.0, **rows}.items()})
 

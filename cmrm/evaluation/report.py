@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import isnan
 from statistics import fmean
+from typing import Any
 
 from ..data.records import LABELS
 from ..judging.judges import Agreement, measure_agreement
@@ -59,7 +60,7 @@ class Cell:
 class Report:
     """All answers of one run by its main judge, and what it takes to make them again."""
 
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
     entries: Sequence[Entry]
     judge: str
 

@@ -107,6 +107,10 @@ def run(
     for note in bench.notes:
         say(note)
     records = _load_records(plan, say)
+    if not records:
+        raise CmrmError(
+            f"The data has no records in the {plan.split} split; choose another --split, or take more data."
+        )
     rows = make_conditions(bench, records, plan.groups, plan.alphas)
     judges: list[Judge] = [PocketJudge(), PhraseJudge()] if POCKET in plan.data else [PhraseJudge()]
     study = Study(bench.engine, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
@@ -143,9 +147,7 @@ def _load_records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
     if POCKET in plan.data:
         defaults = {"harmful": 400, "harmless": 400, "question": 1000}
         counts = {label: defaults[label] if count is None else count for label, count in wanted.items()}
-        return _check_any(
-            plan, [record for label in LABELS for record in pocket_records(plan.split, label, counts[label])]
-        )
+        return [record for label in LABELS for record in pocket_records(plan.split, label, counts[label])]
     skip = say if plan.skip_bad else None
     found: dict[str, Record] = {}
     for number, source in enumerate(plan.data):
@@ -154,15 +156,7 @@ def _load_records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
             found[own] = replace(record, id=own)
     chosen = [record for record in found.values() if plan.split in ("all", assign_split(record))]
     by_label = [[record for record in chosen if record.label == label][: wanted[label]] for label in LABELS]
-    return _check_any(plan, [record for group in by_label for record in group])
-
-
-def _check_any(plan: Plan, records: list[Record]) -> list[Record]:
-    if not records:
-        raise CmrmError(
-            f"The data has no records in the {plan.split} split; choose another --split, or take more data."
-        )
-    return records
+    return [record for group in by_label for record in group]
 
 
 def _judge_by_guard(name: str, journal: Journal, records: Sequence[Record], say: Callable[[str], None]) -> str:
