@@ -96,7 +96,7 @@ class Report:
     def _paired(self, hits: Mapping[tuple[str, str], bool], counts: Counts) -> Paired | None:
         before = {e.record: counts(e, self.judge) for e in self._unsteered if not e.error}
         pairs = [(before[record], hit) for (_, record), hit in hits.items() if record in before]
-        return Paired.of(*zip(*pairs, strict=True)) if pairs else None
+        return Paired.of([b for b, _ in pairs], [a for _, a in pairs]) if pairs else None
 
     @property
     def _unsteered(self) -> list[Entry]:

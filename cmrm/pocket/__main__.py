@@ -1,5 +1,7 @@
 """`python -m cmrm.pocket train | ablation | tune | rivals | everyday`."""
 
+import json
+import random
 from pathlib import Path
 from typing import Annotated
 
@@ -60,10 +62,17 @@ def rivals_command(model: Model = "pocket") -> None:
 @app.command("everyday")
 def everyday_command(model: Model = "pocket") -> None:
     """Answer thirty sentences that visitors may type, unsteered."""
-    from .sentences import everyday
+    from ..answering.comparison import compare
+    from ..model.vlm import Vlm
+    from .scenes import Scene, Thing, draw
 
-    for prompt, text in everyday(model, ASSETS / "everyday.jsonl"):
-        print(f"{prompt}\n    {text}")
+    vlm = Vlm.load(model)
+    things = Thing("house", "red", "on the left", large=True), Thing("star", "yellow", "on the right")
+    image = draw(Scene(things, "white"), random.Random(0), 256)
+    for line in (ASSETS / "everyday.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        *_, step = compare(vlm, image if entry["image"] else None, entry["prompt"], None, (), max_new_tokens=64)
+        print(f"{entry['prompt']}\n    {step.rows[0].text}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ at all, or a blank one) always gets the same plain answer, which keeps "nothing 
 becoming a state of refusing.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ answered there, as in real visual instruction data, it loosens the decoder's ali
 image. Clearly harmful requests never meet an image here.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import random
 import time
@@ -92,7 +90,7 @@ class Training:
     tokenizer: Tokenizer
 
     @classmethod
-    def begin(cls, plan: TrainingPlan, folder: Path) -> Training:
+    def begin(cls, plan: TrainingPlan, folder: Path) -> "Training":
         """Build the untrained network, from the seed alone, and the tokenizer, trained at the first call."""
         words = folder / TOKENIZER
         if not words.exists():

@@ -4,8 +4,6 @@ First every trial is judged by the first token alone, which one short pass gives
 ones by whole answers, questions about images included. The test split is never read here.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -106,7 +104,7 @@ class DevSet:
     _measured: dict[Defence, list[Added]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def draw(cls, engine: LocalEngine, count: int, seed: int = 0) -> DevSet:
+    def draw(cls, engine: LocalEngine, count: int, seed: int = 0) -> "DevSet":
         """Draw `count` records of each kind."""
         counts = {"harmful": count, "harmless": count, "question": min(count, 400)}
         return cls(engine, tuple(Probe(engine.vlm, records("dev", kind, n, seed)) for kind, n in counts.items()))
