@@ -56,21 +56,15 @@ def write_anchors(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to steer: what is added, how much of it, at which layers (None: all), and how CMRM's was measured."""
+    """One way to steer: what is added, how much of it and at which layers, and how CMRM's was measured."""
 
     defence: Defence
-    alpha: float = 1.0
-    layers: tuple[int, ...] | None = None
-    made: Recipe = GENERAL
-
-    @property
-    def recipe(self) -> dict[str, object]:
-        """What `recipes.json` holds of CMRM."""
-        return asdict(replace(self.made, alpha=self.alpha, layers=self.layers))
+    recipe: Recipe = GENERAL
 
     def __str__(self) -> str:
-        what = f"{type(self.defence).__name__} {self.made.estimator} {self.made.corruption} {self.made.anchors}"
-        return f"{what}, alpha {self.alpha:g}, layers {self.layers or 'all'}"
+        made = self.recipe
+        what = f"{type(self.defence).__name__} {made.estimator} {made.corruption} {made.anchors}"
+        return f"{what}, alpha {made.alpha:g}, layers {made.layers or 'all'}"
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ class DevSet:
     def judge(self, trial: Trial) -> Rates:
         """Judge whole answers."""
         harmful, harmless, questions = (
-            list(zip(probe.records, probe.answers(own, trial.alpha, trial.layers), strict=True))
+            list(zip(probe.records, probe.answers(own, trial.recipe.alpha, trial.recipe.layers), strict=True))
             for probe, own in zip(self.probes, self.measure(trial.defence), strict=True)
         )
         return Rates(
@@ -135,8 +129,9 @@ class DevSet:
 
     def score_first_tokens(self, trial: Trial) -> float:
         """Refused minus over-refused, both by the first token: a quick look at a trial."""
+        recipe = trial.recipe
         harmful, harmless = (
-            _percent(row[0] in self._openings for row in probe.tokens(own, trial.alpha, trial.layers, most=1))
+            _percent(row[0] in self._openings for row in probe.tokens(own, recipe.alpha, recipe.layers, most=1))
             for probe, own in zip(self.probes[:2], self.measure(trial.defence)[:2], strict=True)
         )
         return harmful - 1.5 * harmless
@@ -195,7 +190,7 @@ def _place(defence: Defence, made: Recipe, count: int, alphas: list[float]) -> I
     double = [tuple(range(k, k + 2)) for k in range(count - 1)]
     sets = {"sequential": below, "pc1": single, "mean": [*single, *double]}
     for layers, alpha in product([None, *sets[made.estimator]], alphas):
-        yield Trial(defence, alpha, layers, made)
+        yield Trial(defence, replace(made, layers=layers, alpha=alpha))
 
 
 def _place_rival(defence: Defence, count: int) -> Iterator[Trial]:
@@ -203,28 +198,30 @@ def _place_rival(defence: Defence, count: int) -> Iterator[Trial]:
     below = [tuple(range(k + 1)) for k in range(1, count)]
     above = [tuple(range(k, count)) for k in range(1, count - 1)]
     for layers, alpha in product([*((k,) for k in range(count)), *below, *above], RIVAL_ALPHAS):
-        yield Trial(defence, alpha, layers)
+        yield Trial(defence, Recipe(layers=layers, alpha=alpha))
 
 
 def _thin_out(ranked: list[Trial], most: int = 16) -> list[Trial]:
     """The best ones, but few that differ in corruption and alpha, or in all but the layers."""
     chosen: list[Trial] = []
-    for c in ranked:
-        alike = [o for o in chosen if o.layers == c.layers]
-        twins = [o for o in alike if (o.made.estimator, o.made.anchors) == (c.made.estimator, c.made.anchors)]
+    for trial in ranked:
+        made = trial.recipe
+        alike = [one.recipe for one in chosen if one.recipe.layers == made.layers]
+        twins = [one for one in alike if (one.estimator, one.anchors) == (made.estimator, made.anchors)]
         if len(chosen) < most and len(alike) < 6 and len(twins) < 2:
-            chosen.append(c)
+            chosen.append(trial)
     return chosen
 
 
-def _choose(pool: Iterable[Trial], sets: list[DevSet]) -> tuple[Trial, Rates]:
-    """By first tokens, then by whole answers, then by many of them at near alphas; the winner and its rates."""
+def _choose(pool: Iterable[Trial], sets: list[DevSet]) -> Trial:
+    """By first tokens, then by whole answers, then by many of them at near alphas."""
     quick, middle, final = sets
-    best = [c for c, _ in middle.judge_all(_thin_out(quick.rank(pool)))][:2]
-    near = [replace(c, alpha=round(c.alpha + d, 1)) for c in best for d in (-0.1, 0.0, 0.1) if c.alpha + d <= 2]
+    best = [trial for trial, _ in middle.judge_all(_thin_out(quick.rank(pool)))][:2]
+    pairs = [(trial, trial.recipe.alpha + step) for trial in best for step in (-0.1, 0.0, 0.1)]
+    near = [replace(t, recipe=replace(t.recipe, alpha=round(alpha, 1))) for t, alpha in pairs if alpha <= 2]
     winner, rates = final.judge_all(near)[0]
     say(f"{rates}  {winner}")
-    return winner, rates
+    return winner
 
 
 def judge_unsteered(model: str | Path, count: int = 400) -> Rates:
@@ -250,12 +247,12 @@ def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int]
     engine = LocalEngine.load(str(model))
     sets = [DevSet.draw(engine, size, seed) for seed, size in enumerate(sizes)]
     _report_unsteered(sets[-1])
-    dataset, _ = _choose(_try_dataset_level(engine, load_anchors(assets / f"{ANCHORS}.jsonl")), sets)
-    sample, _ = _choose(_try_sample_level(engine), sets)
+    dataset = _choose(_try_dataset_level(engine, load_anchors(assets / f"{ANCHORS}.jsonl")), sets)
+    sample = _choose(_try_sample_level(engine), sets)
     [offsets, *_] = sets[-1].measure(dataset.defence)
     assert isinstance(offsets, Offsets)
     offsets.save(assets / "pocket-offsets.safetensors")
-    pocket = {"dataset": dataset.recipe, "sample": sample.recipe}
+    pocket = {"dataset": asdict(dataset.recipe), "sample": asdict(sample.recipe)}
     _write_recipes(assets, {"pocket": pocket, "*": dict.fromkeys(pocket, asdict(GENERAL))})
 
 
@@ -274,7 +271,7 @@ def tune_rivals(assets: Path, model: str | Path = "pocket", sizes: tuple[int, in
         for name, rival in rivals.items()
     }
     shelf = json.loads((assets / "recipes.json").read_text(encoding="utf-8"))
-    shelf["pocket"]["rivals"] = {name: {"alpha": c.alpha, "layers": c.layers} for name, (c, _) in best.items()}
+    shelf["pocket"]["rivals"] = {k: {"alpha": t.recipe.alpha, "layers": t.recipe.layers} for k, (t, _) in best.items()}
     _write_recipes(assets, shelf)
     return {name: rates for name, (_, rates) in best.items()}
 
