@@ -22,7 +22,8 @@ def optimise(stage: str, steps: int, rate: float, folder: Path, modules: dict[st
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     adam = _build_adam(parameters, rate)
     # 2. An interrupted stage goes on exactly where its checkpoint is.
-    checkpoint, state = folder / f"{stage}.partial.pt", {"adam": adam, **modules}
+    checkpoint = folder / f"{stage}.partial.pt"
+    state: dict[str, Any] = {"adam": adam, **modules}
     start = _restore(checkpoint, state)
     report = ProgressLine(stage, steps, start)
     losses = stream(start)
