@@ -56,10 +56,6 @@ class _Ingredients:
         return load_anchors(self.recipe.anchors.partition(":")[0])
 
     @cached_property
-    def direction(self) -> Vectors:
-        return refusal_direction(self.bench.engine, self.anchors)
-
-    @cached_property
     def captioned(self) -> Captioned:
         return Captioned(self.bench.engine)
 
@@ -148,20 +144,15 @@ def _places(parts: _Ingredients) -> Iterator[Condition]:
 
 def _rivals(parts: _Ingredients) -> Iterator[Condition]:
     engine, count = parts.bench.engine, parts.bench.engine.identity.layers
-    settings = {
-        # Untuned: the papers' layers, but for the one that the refusal direction's paper searches for each model.
-        "add": RivalSetting(1.0, (count // 2,)),
-        "restore": RivalSetting(1.0, tuple(range(count))),
-        "shiftdc": RivalSetting(1.0, paper_layers(count)),
-        **rival_settings(engine.identity.model),
-    }
-    rivals: list[tuple[str, str, Defence]] = [
-        ("refusal direction, added", "add", DatasetLevel(parts.direction)),
-        ("refusal direction, restored", "restore", Restored(engine, parts.direction)),
-        ("ShiftDC", "shiftdc", ShiftDC(parts.captioned, parts.direction)),
-    ]
-    for name, key, defence in rivals:
-        yield Condition(name, "rivals", defence, settings[key].alpha, settings[key].layers)
+    tuned, direction = rival_settings(engine.identity.model), refusal_direction(engine, parts.anchors)
+    # Untuned, the papers' layers, but for the one that the refusal direction's paper searches for each model.
+    for name, key, defence, layers in (
+        ("refusal direction, added", "add", DatasetLevel(direction), (count // 2,)),
+        ("refusal direction, restored", "restore", Restored(engine, direction), tuple(range(count))),
+        ("ShiftDC", "shiftdc", ShiftDC(parts.captioned, direction), paper_layers(count)),
+    ):
+        setting = tuned.get(key, RivalSetting(1.0, layers))
+        yield Condition(name, "rivals", defence, setting.alpha, setting.layers)
     yield Condition("defence prompt (AdaShield-S)", "rivals", DefencePrompt())
 
 

@@ -1,6 +1,6 @@
 """Figures from answers: rates with intervals, paired with the unsteered row, by label; as JSON and as Markdown."""
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import isnan
@@ -14,21 +14,14 @@ from .journal import Entry
 
 UNSTEERED = "unsteered"
 
-Counts = Callable[[Entry, str], bool]
-
-
-def _is(verdict: str) -> Counts:
-    return lambda entry, judge: entry.verdicts.get(judge) == verdict
-
-
-# Each figure's label, and what is counted.
-MEASURES: dict[str, tuple[str, Counts]] = {
-    "harmful refused": ("harmful", _is("refused")),
-    "harmful complied": ("harmful", _is("complied")),
-    "harmful broken": ("harmful", _is("broken")),
-    "harmless refused": ("harmless", _is("refused")),
-    "harmless broken": ("harmless", _is("broken")),
-    "questions right": ("question", lambda entry, _: bool(entry.right)),
+# Each figure's label, and what is counted: a verdict, or right answers.
+MEASURES = {
+    "harmful refused": ("harmful", "refused"),
+    "harmful complied": ("harmful", "complied"),
+    "harmful broken": ("harmful", "broken"),
+    "harmless refused": ("harmless", "refused"),
+    "harmless broken": ("harmless", "broken"),
+    "questions right": ("question", "right"),
 }
 MEANS = ("harmful opening", "harmless opening", "log-probability", "time")
 PAIRED = ("harmful refused", "harmless refused", "questions right")
@@ -82,8 +75,8 @@ class Report:
         return {row: dict(self._cells(row)) for row in self.rows}
 
     def _cells(self, row: str) -> Iterator[tuple[str, Cell]]:
-        for name, (label, counts) in MEASURES.items():
-            hits = {e.key: counts(e, self.judge) for e in self._by_row[row] if e.label == label and not e.error}
+        for name, (label, what) in MEASURES.items():
+            hits = {e.key: self._counts(e, what) for e in self._by_row[row] if e.label == label and not e.error}
             if not hits:
                 continue
             seeds: dict[str, list[bool]] = {}
@@ -91,10 +84,13 @@ class Report:
                 seeds.setdefault(condition, []).append(hit)
             rates = tuple(100 * fmean(seed) for seed in seeds.values())
             one = name in PAIRED and row != UNSTEERED and len(rates) == 1
-            yield name, Cell(Rate(sum(hits.values()), len(hits)), rates, self._paired(hits, counts) if one else None)
+            yield name, Cell(Rate(sum(hits.values()), len(hits)), rates, self._paired(hits, what) if one else None)
 
-    def _paired(self, hits: Mapping[tuple[str, str], bool], counts: Counts) -> Paired | None:
-        before = {e.record: counts(e, self.judge) for e in self._unsteered if not e.error}
+    def _counts(self, entry: Entry, what: str) -> bool:
+        return bool(entry.right) if what == "right" else entry.verdicts.get(self.judge) == what
+
+    def _paired(self, hits: Mapping[tuple[str, str], bool], what: str) -> Paired | None:
+        before = {e.record: self._counts(e, what) for e in self._unsteered if not e.error}
         pairs = [(before[record], hit) for (_, record), hit in hits.items() if record in before]
         return Paired.of([b for b, _ in pairs], [a for _, a in pairs]) if pairs else None
 
