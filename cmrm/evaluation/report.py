@@ -27,11 +27,6 @@ MEANS = ("harmful opening", "harmless opening", "log-probability", "time")
 PAIRED = ("harmful refused", "harmless refused", "questions right")
 
 
-def row_of(condition: str) -> str:
-    """Return the row that a condition belongs to: seeds "... #1", "... #2" are one row."""
-    return condition.split(" #")[0]
-
-
 @dataclass(frozen=True)
 class Cell:
     """One figure of a row: its rate, the percent of each of its seeds, and the pairs with the unsteered row.
@@ -61,7 +56,8 @@ class Report:
     def _by_row(self) -> dict[str, list[Entry]]:
         rows: dict[str, list[Entry]] = {}
         for entry in self.entries:
-            rows.setdefault(row_of(entry.condition), []).append(entry)
+            row = entry.condition.split(" #")[0]  # seeds "... #1", "... #2" are one row
+            rows.setdefault(row, []).append(entry)
         return rows
 
     @property

@@ -5,7 +5,7 @@ The projector is solved rather than trained: from what the tower sees to the wor
 
 import random
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, product
 
 import torch
 from tokenizers import Tokenizer
@@ -47,12 +47,9 @@ def look_at(
 ) -> tuple[torch.Tensor, list[dict[str, str]]]:
     """Return what the tower says of each patch of drawn scenes, `(patches, hidden)`, and what the patch shows."""
     seen = tower(read_pixels([scenes.draw(scene, rng) for scene in shown])).last_hidden_state[:, 1:].flatten(0, 1)
-    return seen, [patch for scene in shown for patch in _describe_patches(scene)]
-
-
-def _describe_patches(scene: scenes.Scene) -> list[dict[str, str]]:
     side = SIDE // PATCH
-    return [_describe_patch(scene, row, col, side) for row in range(side) for col in range(side)]
+    places = list(product(range(side), repeat=2))
+    return seen, [_describe_patch(scene, row, col, side) for scene in shown for row, col in places]
 
 
 def _describe_patch(scene: scenes.Scene, row: int, col: int, side: int) -> dict[str, str]:
