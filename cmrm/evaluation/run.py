@@ -17,9 +17,9 @@ from ..data.records import LABELS, Record, assign_split
 from ..errors import CmrmError
 from ..explaining.explanation import Explanation
 from ..judging.guard import GuardJudge
-from ..judging.judges import Judge, PhraseJudge
+from ..judging.judges import PHRASE_JUDGE, Judge
 from ..model.processes import Processes, peak_gpu_memory
-from ..pocket.judge import PocketJudge
+from ..pocket.judge import POCKET_JUDGE
 from ..pocket.records import records as pocket_records
 from ..progress import Progress, finish
 from ..settings import DeviceMap, Layout, Quantization, Split, check_choice
@@ -112,7 +112,7 @@ def run(
             f"The data has no records in the {plan.split} split; choose another --split, or take more data."
         )
     rows = make_conditions(bench, records, plan.groups, plan.alphas)
-    judges: list[Judge] = [PocketJudge(), PhraseJudge()] if POCKET in plan.data else [PhraseJudge()]
+    judges: list[Judge] = [POCKET_JUDGE, PHRASE_JUDGE] if POCKET in plan.data else [PHRASE_JUDGE]
     study = Study(bench.engine, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
     settings = _settings(plan, bench, records, rows)
     journal = Journal(plan.out, settings, processes.index)

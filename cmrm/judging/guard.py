@@ -24,7 +24,7 @@ from ..model.prompts import breakable, neutralise
 from ..model.quantization import load_settings
 from ..model.unusable import check_files, reword_errors
 from ..model.vlm import name_model
-from .judges import PhraseJudge
+from .judges import PHRASE_JUDGE
 from .phrases import Verdict
 
 Pairs = Sequence[tuple[str, str]]
@@ -67,7 +67,7 @@ class GuardJudge:
             name = f"{known}@{revision[:8]}" if revision else known  # folders of one name may hold different guards
             classifies = (config.architectures or [""])[0].endswith("ForSequenceClassification")
             ask = (_Classifier if classifies else _Chat)(name, source, config, tokenizer)
-        return cls(name if ask.of_refusals else f"{name} (harmless requests: {PhraseJudge.name})", ask)
+        return cls(name if ask.of_refusals else f"{name} (harmless requests: {PHRASE_JUDGE.name})", ask)
 
     def judge(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
         """Judge `texts`, the answers to `records` in the same order.
@@ -75,7 +75,7 @@ class GuardJudge:
         Raises:
             CmrmError: a chat guard that says neither safe nor unsafe.
         """
-        found = PhraseJudge().judge(records, texts)
+        found = PHRASE_JUDGE.judge(records, texts)
         seen = [self.ask.of_refusals or record.label == "harmful" for record in records]
         asked = [index for index, verdict in enumerate(found) if verdict != "broken" and seen[index]]
         for start in range(0, len(asked), BATCH):

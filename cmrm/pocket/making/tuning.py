@@ -7,8 +7,7 @@ ones by whole answers, questions about images included. The test split is never 
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 
@@ -89,19 +88,16 @@ class Rates:
         )
 
 
-@dataclass(frozen=True)
 class DevSet:
     """Dev records that were read once, harmful, harmless and questions, on which trials are judged."""
 
-    engine: LocalEngine
-    probes: tuple[Probe, ...]
-    _measured: dict[Defence, list[Added]] = field(default_factory=dict, repr=False, compare=False)
-
-    @classmethod
-    def draw(cls, engine: LocalEngine, count: int, seed: int = 0) -> "DevSet":
+    def __init__(self, engine: LocalEngine, count: int, seed: int = 0) -> None:
         """Draw `count` records of each kind."""
         counts = {"harmful": count, "harmless": count, "question": min(count, 400)}
-        return cls(engine, tuple(Probe(engine.vlm, records("dev", kind, n, seed)) for kind, n in counts.items()))
+        self.engine = engine
+        self.probes = [Probe(engine.vlm, records("dev", kind, n, seed)) for kind, n in counts.items()]
+        self._measured: dict[Defence, list[Added]] = {}
+        self._openings = {engine.tokenizer(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
 
     def measure(self, defence: Defence) -> list[Added]:
         """What the defence adds for each probe, measured once."""
@@ -135,10 +131,6 @@ class DevSet:
             for probe, own in zip(self.probes[:2], self.measure(trial.defence)[:2], strict=True)
         )
         return harmful - 1.5 * harmless
-
-    @cached_property
-    def _openings(self) -> set[int]:
-        return {self.engine.tokenizer(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
 
     def rank(self, pool: Iterable[Trial]) -> list[Trial]:
         """Sort trials by their first tokens, the best first."""
@@ -226,7 +218,7 @@ def _choose(pool: Iterable[Trial], sets: list[DevSet]) -> Trial:
 
 def judge_unsteered(model: str | Path, count: int = 400) -> Rates:
     """What a model does beside images by itself, on dev."""
-    return DevSet.draw(LocalEngine.load(str(model)), count).judge(UNSTEERED)
+    return DevSet(LocalEngine.load(str(model)), count).judge(UNSTEERED)
 
 
 def _report_unsteered(dev: DevSet) -> None:
@@ -245,7 +237,7 @@ def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int]
     """Search both methods and write recipes, anchors and offsets into `assets`."""
     write_anchors(assets / f"{ANCHORS}.jsonl")
     engine = LocalEngine.load(str(model))
-    sets = [DevSet.draw(engine, size, seed) for seed, size in enumerate(sizes)]
+    sets = [DevSet(engine, size, seed) for seed, size in enumerate(sizes)]
     _report_unsteered(sets[-1])
     dataset = _choose(_try_dataset_level(engine, load_anchors(assets / f"{ANCHORS}.jsonl")), sets)
     sample = _choose(_try_sample_level(engine), sets)
@@ -259,7 +251,7 @@ def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int]
 def tune_rivals(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int] = (80, 300)) -> dict[str, Rates]:
     """Search each rival's alpha and layers and add them to `recipes.json` in `assets`; return their dev rates."""
     engine = LocalEngine.load(str(model))
-    quick, final = (DevSet.draw(engine, size, seed) for seed, size in enumerate(sizes))
+    quick, final = (DevSet(engine, size, seed) for seed, size in enumerate(sizes))
     direction = refusal_direction(engine, load_anchors(assets / f"{ANCHORS}.jsonl"))
     rivals: dict[str, Defence] = {
         "add": DatasetLevel(direction),
