@@ -22,7 +22,7 @@ from ..model.processes import Processes, peak_gpu_memory
 from ..pocket.judge import POCKET_JUDGE
 from ..pocket.records import records as pocket_records
 from ..progress import Progress, finish
-from ..settings import DeviceMap, Layout, Quantization, Split, check_choice
+from ..settings import LENGTH, DeviceMap, Layout, Quantization, Split, check_choice
 from ..versions import versions
 from ..workbench import Workbench
 from .conditions import GROUPS, make_conditions
@@ -60,7 +60,7 @@ class Plan:
     alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     judge: str = ""
     batch: int = 16
-    max_new_tokens: int = 128
+    max_new_tokens: int = LENGTH
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, Split)
@@ -113,7 +113,7 @@ def run(
         )
     rows = make_conditions(bench, records, plan.groups, plan.alphas)
     judges: list[Judge] = [POCKET_JUDGE, PHRASE_JUDGE] if POCKET in plan.data else [PHRASE_JUDGE]
-    study = Study(bench.engine, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
+    study = Study(bench.engine, records, rows, judges, plan.batch, plan.max_new_tokens, not plan.skip_bad)
     settings = _settings(plan, bench, records, rows)
     journal = Journal(plan.out, settings, processes.index)
     processes.wait()  # every process has read what there was, before any of them adds to it

@@ -58,9 +58,9 @@ class Study:
     records: Sequence[Record]
     conditions: Sequence[Condition]
     judges: Sequence[Judge]
-    batch: int = 16
-    max_new_tokens: int = 128
-    strict: bool = False
+    batch: int
+    max_new_tokens: int
+    strict: bool
 
     @property
     def keys(self) -> list[tuple[str, str]]:

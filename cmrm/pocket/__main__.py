@@ -34,12 +34,13 @@ def train_command(
 @app.command("ablation")
 def ablation_command(work: Work = Path("pocket-work"), seed: Seed = 0, scale: Scale = 1.0) -> None:
     """Repeat the image stage with harmful requests beside images, refused, and print the dev figures."""
+    from ..engines.local import LocalEngine
     from .making.training import TrainingPlan, train_ablation
-    from .making.tuning import judge_unsteered
+    from .making.tuning import UNSTEERED, DevSet
 
     out = work / "ablation" / "model"
     train_ablation(TrainingPlan(seed=seed, scale=scale), work, out)
-    print(judge_unsteered(out))
+    print(DevSet(LocalEngine.load(str(out)), 400).judge(UNSTEERED))
 
 
 @app.command("tune")

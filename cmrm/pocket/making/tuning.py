@@ -216,11 +216,6 @@ def _choose(pool: Iterable[Trial], sets: list[DevSet]) -> Trial:
     return winner
 
 
-def judge_unsteered(model: str | Path, count: int = 400) -> Rates:
-    """What a model does beside images by itself, on dev."""
-    return DevSet(LocalEngine.load(str(model)), count).judge(UNSTEERED)
-
-
 def _report_unsteered(dev: DevSet) -> None:
     """How the unsteered model does, to hold the steered one against."""
     asked = Probe(dev.engine.vlm, ReplacedImage(None).shown(dev.probes[0].records))
