@@ -16,8 +16,7 @@ from ...engines.local import LocalEngine
 from ...methods.ceilings import Captioned, ReplacedImage
 from ...methods.cmrm import DatasetLevel, SampleLevel
 from ...methods.defence import Added, Defence
-from ...methods.refusal_direction import Restored, refusal_direction
-from ...methods.shiftdc import ShiftDC
+from ...methods.rivals import Restored, ShiftDC, refusal_direction
 from ...settings import Corruption, Estimator
 from ...steering.anchors import AnchorSet, load_anchors
 from ...steering.extraction import extract_offsets
