@@ -22,8 +22,6 @@ from .study import Condition
 SEEDS = range(5)
 REQUESTS = ("harmful", "harmless")
 
-Maker = Callable[["_Ingredients"], Iterator[Condition]]
-
 
 def make_conditions(
     bench: Workbench, records: Sequence[Record], groups: Sequence[str], alphas: Sequence[float]
@@ -179,7 +177,7 @@ def _paper(parts: _Ingredients) -> Iterator[Condition]:
         yield replace(level, group="paper", alpha=1.0, layers=None)
 
 
-GROUPS: dict[str, Maker] = {
+GROUPS: dict[str, Callable[[_Ingredients], Iterator[Condition]]] = {
     "paper": _paper,
     "ceilings": _ceilings,
     "cmrm": _cmrm,
