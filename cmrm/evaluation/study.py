@@ -103,7 +103,7 @@ class Study:
 
     def _batches(self) -> list[list[Record]]:
         """Records of one kind and of about one length, so that little is padding and no row waits long for the rest."""
-        ordered = sorted(self.records, key=lambda r: (LABELS.index(r.label), len(r.prompt), r.id))
+        ordered = sorted(self.records, key=lambda r: (len(r.prompt), r.id))
         kinds = [[r for r in ordered if r.label == label] for label in LABELS]
         return [kind[k : k + self.batch] for kind in kinds for k in range(0, len(kind), self.batch)]
 
