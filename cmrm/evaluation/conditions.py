@@ -5,14 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..data.records import Record
-from ..methods.captions import Captioned
-from ..methods.ceilings import ReplacedImage
+from ..methods.ceilings import Captioned, ReplacedImage
 from ..methods.cmrm import DatasetLevel, SampleLevel
 from ..methods.controls import OtherPrompt, random_direction, sign_flip
-from ..methods.defence import Defence, Undefended
-from ..methods.defence_prompt import DefencePrompt
-from ..methods.refusal_direction import Restored, refusal_direction
-from ..methods.shiftdc import ShiftDC, paper_layers
+from ..methods.defence import Defence
+from ..methods.rivals import DefencePrompt, Restored, ShiftDC, paper_layers, refusal_direction
 from ..settings import ESTIMATORS, Corruption, Estimator, Settings
 from ..steering.anchors import AnchorSet, load_anchors
 from ..steering.extraction import extract_each, extract_offsets
@@ -25,15 +22,13 @@ from .study import Condition
 SEEDS = range(5)
 REQUESTS = ("harmful", "harmless")
 
-Maker = Callable[["_Ingredients"], Iterator[Condition]]
-
 
 def make_conditions(
     bench: Workbench, records: Sequence[Record], groups: Sequence[str], alphas: Sequence[float]
 ) -> list[Condition]:
     """Return the unsteered row and the rows of the groups, each once, in the order of `GROUPS`."""
     parts = _Ingredients(bench, tuple(dict.fromkeys(record.prompt for record in records)), tuple(alphas))
-    rows = [Condition(UNSTEERED, "ceilings", Undefended())]
+    rows = [Condition(UNSTEERED, "ceilings", Defence())]
     for group, maker in GROUPS.items():
         if group in groups:
             rows += maker(parts)
@@ -55,10 +50,6 @@ class _Ingredients:
     def anchors(self) -> AnchorSet:
         """The whole anchor set of the dataset-level offsets, all groups."""
         return load_anchors(self.recipe.anchors.partition(":")[0])
-
-    @cached_property
-    def direction(self) -> Vectors:
-        return refusal_direction(self.bench.engine, self.anchors)
 
     @cached_property
     def captioned(self) -> Captioned:
@@ -92,22 +83,10 @@ class _Ingredients:
         """The anchors that the recipe takes."""
         return load_anchors(self.recipe.anchors).texts
 
-    def remeasure(
-        self,
-        name: str,
-        group: str,
-        *,
-        texts: Sequence[str] = (),
-        estimator: Estimator | None = None,
-        corruption: Corruption | None = None,
-    ) -> Condition:
-        """The dataset-level row with offsets measured in another way; what is not given is the recipe's."""
-        offsets = extract_offsets(
-            self.bench.engine,
-            texts or self.texts,
-            estimator=estimator or self.recipe.estimator,
-            corruption=corruption or self.recipe.corruption,
-        )
+    def remeasure(self, name: str, group: str, made: Recipe, texts: Sequence[str] = ()) -> Condition:
+        """The dataset-level row with offsets measured by another estimator and corruption, or on other texts."""
+        engine, texts = self.bench.engine, texts or self.texts
+        offsets = extract_offsets(engine, texts, estimator=made.estimator, corruption=made.corruption)
         return self.steer_by(name, group, offsets)
 
     def steer_by(self, name: str, group: str, vectors: Vectors) -> Condition:
@@ -133,9 +112,9 @@ def _cmrm(parts: _Ingredients) -> Iterator[Condition]:
 
 def _estimators(parts: _Ingredients) -> Iterator[Condition]:
     for estimator in sorted(set(ESTIMATORS) - {parts.recipe.estimator}):
-        yield parts.remeasure(f"dataset-level, {estimator}", "estimators", estimator=estimator)
+        yield parts.remeasure(f"dataset-level, {estimator}", "estimators", replace(parts.recipe, estimator=estimator))
     other: Corruption = "white" if parts.recipe.corruption == "noise" else "noise"
-    yield parts.remeasure(f"dataset-level, {other} image", "estimators", corruption=other)
+    yield parts.remeasure(f"dataset-level, {other} image", "estimators", replace(parts.recipe, corruption=other))
     for estimator in sorted(set(ESTIMATORS) - {parts.sample_level.estimator, "pc1"}):  # pc1 takes several texts
         own = replace(parts.sample_level, estimator=estimator)
         yield replace(parts.sample, name=f"sample-level, {estimator}", group="estimators", defence=own)
@@ -155,26 +134,21 @@ def _places(parts: _Ingredients) -> Iterator[Condition]:
     yield replace(parts.dataset, name="dataset-level, all layers", group="places", layers=None)
     yield replace(parts.dataset, name="dataset-level, positions = all", group="places", positions="all")
     yield replace(parts.dataset, name="dataset-level, steps = all", group="places", steps="all")
-    plain = parts.remeasure("plain mean, alpha 1, all layers", "places", estimator="mean")
+    plain = parts.remeasure("plain mean, alpha 1, all layers", "places", replace(parts.recipe, estimator="mean"))
     yield replace(plain, alpha=1.0, layers=None, positions="last", steps="prompt")
 
 
 def _rivals(parts: _Ingredients) -> Iterator[Condition]:
     engine, count = parts.bench.engine, parts.bench.engine.identity.layers
-    settings = {
-        # Untuned: the papers' layers, but for the one that the refusal direction's paper searches for each model.
-        "add": RivalSetting(1.0, (count // 2,)),
-        "restore": RivalSetting(1.0, tuple(range(count))),
-        "shiftdc": RivalSetting(1.0, paper_layers(count)),
-        **rival_settings(engine.identity.model),
-    }
-    rivals: list[tuple[str, str, Defence]] = [
-        ("refusal direction, added", "add", DatasetLevel(parts.direction)),
-        ("refusal direction, restored", "restore", Restored(engine, parts.direction)),
-        ("ShiftDC", "shiftdc", ShiftDC(parts.captioned, parts.direction)),
-    ]
-    for name, key, defence in rivals:
-        yield Condition(name, "rivals", defence, settings[key].alpha, settings[key].layers)
+    tuned, direction = rival_settings(engine.identity.model), refusal_direction(engine, parts.anchors)
+    # Untuned, the papers' layers, but for the one that the refusal direction's paper searches for each model.
+    for name, key, defence, layers in (
+        ("refusal direction, added", "add", DatasetLevel(direction), (count // 2,)),
+        ("refusal direction, restored", "restore", Restored(engine, direction), tuple(range(count))),
+        ("ShiftDC", "shiftdc", ShiftDC(parts.captioned, direction), paper_layers(count)),
+    ):
+        setting = tuned.get(key, RivalSetting(1.0, layers))
+        yield Condition(name, "rivals", defence, setting.alpha, setting.layers)
     yield Condition("defence prompt (AdaShield-S)", "rivals", DefencePrompt())
 
 
@@ -189,7 +163,7 @@ def _controls(parts: _Ingredients) -> Iterator[Condition]:
         yield parts.steer_by(f"random sign an anchor #{seed}", "controls", sign_flip(each, whole, seed))
     for group in ("harmless", "harmful"):
         if group in parts.anchors.groups:
-            yield parts.remeasure(f"{group}-only anchors", "controls", texts=parts.anchors.only(group).texts)
+            yield parts.remeasure(f"{group}-only anchors", "controls", parts.recipe, parts.anchors.only(group).texts)
     if len(parts.prompts) > 1:
         other = OtherPrompt(parts.sample_level, parts.prompts)
         yield replace(parts.sample, name="sample-level of another prompt", group="controls", defence=other)
@@ -203,7 +177,7 @@ def _paper(parts: _Ingredients) -> Iterator[Condition]:
         yield replace(level, group="paper", alpha=1.0, layers=None)
 
 
-GROUPS: dict[str, Maker] = {
+GROUPS: dict[str, Callable[[_Ingredients], Iterator[Condition]]] = {
     "paper": _paper,
     "ceilings": _ceilings,
     "cmrm": _cmrm,

@@ -1,8 +1,8 @@
 """The report as one HTML file that needs nothing else: tables, pictures, and examples behind a veil."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -18,26 +18,12 @@ from .report import PAIRED, UNSTEERED, Report
 _EXAMPLES_EACH = 3
 
 
-@dataclass(frozen=True)
-class Example:
-    """One record's prompt with its unsteered and its steered answer."""
-
-    kind: str
-    record: str
-    prompt: str
-    unsteered: Entry
-    steered: Entry
-
-
 def render_report(report: Report, records: Sequence[Record], why: Explanation | None = None) -> str:
     """Return the report's HTML, with the pictures of `why` steering changes one record's answer, if there are any."""
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html").render(
         report=report,
-        measures=report.measure_names,
-        paired=[name for name in PAIRED if any(name in cells for cells in report.figures.values())],
-        means=report.mean_names,
         curves=list(draw_curves(report)),
         why=pictures(why) if why else [],
         style=STYLE,
@@ -49,10 +35,9 @@ def render_report(report: Report, records: Sequence[Record], why: Explanation | 
 
 def draw_curves(report: Report) -> Iterator[tuple[str, Picture]]:
     """Yield the rates over alpha of each level that was answered at several, unsteered included."""
-    conditions = report.settings["conditions"]
-    assert isinstance(conditions, dict)
+    conditions = report.settings["conditions"].values()
     for level in ("dataset-level", "sample-level"):
-        rows = {f"{level}, alpha {c['alpha']:g}": c["alpha"] for c in conditions.values() if c["group"] == "alphas"}
+        rows = {f"{level}, alpha {c['alpha']:g}": c["alpha"] for c in conditions if c["group"] == "alphas"}
         if any(row in report.figures for row in rows):
             yield level, alpha_curves({alpha: _rates(report, row) for row, alpha in {UNSTEERED: 0.0, **rows}.items()})
 
@@ -62,27 +47,24 @@ def _rates(report: Report, row: str) -> list[Rate | None]:
     return [cells[name].rate if name in cells else None for name in PAIRED]
 
 
-def find_examples(report: Report, records: Sequence[Record], steered: str = "dataset-level") -> Iterator[Example]:
-    """Yield a few records of each kind of change between the unsteered and a steered row."""
-    entries: Mapping[tuple[str, str], Entry] = {e.key: e for e in report.entries if not e.error}
-    found = dict.fromkeys(_KINDS, 0)
+def find_examples(report: Report, records: Sequence[Record]) -> Iterator[tuple[str, Record, Entry, Entry]]:
+    """Yield a few records of each kind of change: the kind, the record, its unsteered and its steered answer."""
+    entries = {e.key: e for e in report.entries if not e.error}
+    found: Counter[str] = Counter()
     for record in records:
-        before, after = entries.get((UNSTEERED, record.id)), entries.get((steered, record.id))
+        before, after = entries.get((UNSTEERED, record.id)), entries.get(("dataset-level", record.id))
         kind = before and after and _kind(before, after, report.judge)
         if before and after and kind and found[kind] < _EXAMPLES_EACH:
             found[kind] += 1
-            yield Example(kind, record.id, record.prompt, before, after)
-
-
-_KINDS = ("refusal restored", "still answered", "harmless request refused", "right answer lost")
+            yield kind, record, before, after
 
 
 def _kind(before: Entry, after: Entry, judge: str) -> str | None:
     was, now = before.verdicts.get(judge), after.verdicts.get(judge)
     if before.label == "harmful" and was == "complied":
-        return {"refused": _KINDS[0], "complied": _KINDS[1]}.get(str(now))
+        return {"refused": "refusal restored", "complied": "still answered"}.get(str(now))
     if before.label == "harmless" and now == "refused" and was != "refused":
-        return _KINDS[2]
+        return "harmless request refused"
     if before.label == "question" and before.right and not after.right:
-        return _KINDS[3]
+        return "right answer lost"
     return None

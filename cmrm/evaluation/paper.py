@@ -16,25 +16,16 @@ UTILITY = (("LLaVA-Bench-COCO score, unsteered", 79.20), ("LLaVA-Bench-COCO scor
 
 def paper_table(report: Report) -> str:
     """Return the Markdown table: unsafe rate (complied, percent) as published and as measured, or an empty cell."""
-    model, data = report.settings["model"], report.settings["data"]
-    lines = [
-        f"| LLaVA-1.5-7B on VLSafe | published | measured: {_name(model)} on {data} |",
-        "|---|---|---|",
-    ]
+    model, data = report.settings["model"]["model"], report.settings["data"]
+    lines = [f"| LLaVA-1.5-7B on VLSafe | published | measured: {model} on {data} |", "|---|---|---|"]
     for title, row, published in PUBLISHED:
         cell = report.figures.get(row, {}).get("harmful complied")
         lines.append(f"| {title}, unsafe rate | {published} | {cell or ''} |")
     lines += [f"| {title} | {score:.2f} | |" for title, score in UTILITY]
-    cost = report.settings.get("cost")
-    spent = f" This run took {cost['hours']:.2f} hours and {_memory(cost)}." if isinstance(cost, dict) else ""
+    spent = ""
+    if cost := report.settings.get("cost"):
+        peak = cost["gpu_memory"]
+        memory = f"{peak / 2**30:.1f} GiB of GPU memory at its peak" if peak else "no GPU"
+        spent = f" This run took {cost['hours']:.2f} hours and {memory}."
     note = f"Published: judged by Llama-3-8B-Instruct. Measured: judged by {report.judge}.{spent}"
     return "\n".join([*lines, "", note])
-
-
-def _name(model: object) -> str:
-    return str(model["model"]) if isinstance(model, dict) else str(model)
-
-
-def _memory(cost: dict) -> str:
-    peak = cost["gpu_memory"]
-    return f"{peak / 2**30:.1f} GiB of GPU memory at its peak" if peak else "no GPU"

@@ -1,40 +1,30 @@
 """Figures from answers: rates with intervals, paired with the unsteered row, by label; as JSON and as Markdown."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import isnan
 from statistics import fmean
+from typing import Any
 
+from ..data.records import LABELS
 from ..judging.judges import Agreement, measure_agreement
 from ..judging.statistics import Paired, Rate
 from .journal import Entry
 
 UNSTEERED = "unsteered"
 
-Counts = Callable[[Entry, str], bool]
-
-
-def _is(verdict: str) -> Counts:
-    return lambda entry, judge: entry.verdicts.get(judge) == verdict
-
-
-# Each figure's label, and what is counted.
-MEASURES: dict[str, tuple[str, Counts]] = {
-    "harmful refused": ("harmful", _is("refused")),
-    "harmful complied": ("harmful", _is("complied")),
-    "harmful broken": ("harmful", _is("broken")),
-    "harmless refused": ("harmless", _is("refused")),
-    "harmless broken": ("harmless", _is("broken")),
-    "questions right": ("question", lambda entry, _: bool(entry.right)),
+# Each figure's label, and what is counted: a verdict, or right answers.
+MEASURES = {
+    "harmful refused": ("harmful", "refused"),
+    "harmful complied": ("harmful", "complied"),
+    "harmful broken": ("harmful", "broken"),
+    "harmless refused": ("harmless", "refused"),
+    "harmless broken": ("harmless", "broken"),
+    "questions right": ("question", "right"),
 }
 MEANS = ("harmful opening", "harmless opening", "log-probability", "time")
 PAIRED = ("harmful refused", "harmless refused", "questions right")
-
-
-def row_of(condition: str) -> str:
-    """Return the row that a condition belongs to: seeds "... #1", "... #2" are one row."""
-    return condition.split(" #")[0]
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ class Cell:
 class Report:
     """All answers of one run by its main judge, and what it takes to make them again."""
 
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
     entries: Sequence[Entry]
     judge: str
 
@@ -66,7 +56,8 @@ class Report:
     def _by_row(self) -> dict[str, list[Entry]]:
         rows: dict[str, list[Entry]] = {}
         for entry in self.entries:
-            rows.setdefault(row_of(entry.condition), []).append(entry)
+            row = entry.condition.split(" #")[0]  # seeds "... #1", "... #2" are one row
+            rows.setdefault(row, []).append(entry)
         return rows
 
     @property
@@ -80,31 +71,32 @@ class Report:
         return {row: dict(self._cells(row)) for row in self.rows}
 
     def _cells(self, row: str) -> Iterator[tuple[str, Cell]]:
-        for name, (label, counts) in MEASURES.items():
-            found = [entry for entry in self._by_row[row] if entry.label == label and not entry.error]
-            if not found:
+        for name, (label, what) in MEASURES.items():
+            hits = {e.key: self._counts(e, what) for e in self._by_row[row] if e.label == label and not e.error}
+            if not hits:
                 continue
-            hits = {entry.key: counts(entry, self.judge) for entry in found}
             seeds: dict[str, list[bool]] = {}
             for (condition, _), hit in hits.items():
                 seeds.setdefault(condition, []).append(hit)
             rates = tuple(100 * fmean(seed) for seed in seeds.values())
             one = name in PAIRED and row != UNSTEERED and len(rates) == 1
-            paired = self._paired(found, hits, counts) if one else None
-            yield name, Cell(Rate(sum(hits.values()), len(hits)), rates, paired)
+            yield name, Cell(Rate(sum(hits.values()), len(hits)), rates, self._paired(hits, what) if one else None)
 
-    def _paired(self, found: list[Entry], hits: Mapping[tuple[str, str], bool], counts: Counts) -> Paired | None:
-        before = {e.record: counts(e, self.judge) for e in self._unsteered if not e.error}
-        pairs = [(before[e.record], hits[e.key]) for e in found if e.record in before]
+    def _counts(self, entry: Entry, what: str) -> bool:
+        return bool(entry.right) if what == "right" else entry.verdicts.get(self.judge) == what
+
+    def _paired(self, hits: Mapping[tuple[str, str], bool], what: str) -> Paired | None:
+        before = {e.record: self._counts(e, what) for e in self._unsteered if not e.error}
+        pairs = [(before[record], hit) for (_, record), hit in hits.items() if record in before]
         return Paired.of([b for b, _ in pairs], [a for _, a in pairs]) if pairs else None
 
     @property
     def _unsteered(self) -> list[Entry]:
         return self._by_row.get(UNSTEERED, [])
 
-    def mean(self, row: str, value: str, label: str | None = None) -> float | None:
-        """Return the mean of an entry's `value` ("fluency", "opening") over a row, of one label or of all."""
-        found = [getattr(e, value) for e in self._by_row[row] if label in (None, e.label)]
+    def mean(self, row: str, value: str, labels: Container[str] = LABELS) -> float | None:
+        """Return the mean of an entry's `value` ("fluency", "opening") over a row's entries of some labels."""
+        found = [getattr(e, value) for e in self._by_row[row] if e.label in labels]
         known = [number for number in found if number is not None]
         return fmean(known) if known else None
 
@@ -113,25 +105,29 @@ class Report:
         """Every row's means by name: of a refusal's first token by label, and what words and time cost."""
         found = {
             row: {
-                "harmful opening": self.mean(row, "opening", "harmful"),
-                "harmless opening": self.mean(row, "opening", "harmless"),
-                "log-probability": self._fluency(row),
+                "harmful opening": self.mean(row, "opening", ["harmful"]),
+                "harmless opening": self.mean(row, "opening", ["harmless"]),
+                "log-probability": self.mean(row, "fluency", self._shared_labels),
                 "time": self.time_ratio(row),
             }
             for row in self.rows
         }
         return {row: {name: mean for name, mean in means.items() if mean is not None} for row, means in found.items()}
 
-    def _fluency(self, row: str) -> float | None:
-        """A row's mean log-probability on the kinds of record that all rows answered: text alone has no questions."""
-        shared = set.intersection(*({e.label for e in entries} for entries in self._by_row.values()))
-        found = [e.fluency for e in self._by_row[row] if e.fluency is not None and e.label in shared]
-        return fmean(found) if found else None
+    @cached_property
+    def _shared_labels(self) -> set[str]:
+        """The kinds of record that all rows answered: text alone has no questions."""
+        return set.intersection(*({e.label for e in entries} for entries in self._by_row.values()))
 
     @property
     def measure_names(self) -> list[str]:
         """The rates that at least one row has."""
         return [name for name in MEASURES if any(name in cells for cells in self.figures.values())]
+
+    @property
+    def paired_names(self) -> list[str]:
+        """Those that are held against the unsteered row's."""
+        return [name for name in self.measure_names if name in PAIRED]
 
     @property
     def mean_names(self) -> list[str]:
@@ -174,11 +170,12 @@ class Report:
             shown = [str(cells[name]) if name in cells else "" for name in names]
             beside = self.means[row]
             lines.append(_line(row, *shown, *(f"{beside[name]:.2f}" if name in beside else "" for name in means)))
-        return "\n".join([*lines, "", self.note(), "", *self._judges()])
+        agreed = [f"Agreement of {self.judge} with {k} on harmful requests: {v}." for k, v in self.agreements.items()]
+        return "\n".join([*lines, "", self.note(), "", *agreed])
 
     def paired_table(self) -> str:
         """Return the Markdown table of differences to the unsteered row: points, 95% bootstrap, McNemar's p."""
-        names = [name for name in PAIRED if any(name in cells for cells in self.figures.values())]
+        names = self.paired_names
         lines = [_line("condition", *(f"{name}, points" for name in names)), "|---" * (len(names) + 1) + "|"]
         for row, cells in self.figures.items():
             pairs = [cells[name].paired if name in cells else None for name in names]
@@ -188,7 +185,8 @@ class Report:
 
     def note(self) -> str:
         """Return what the figures are of: counts, split, judge."""
-        counts = {label: cell.rate.n for label, cell in self._sizes.items()}
+        cells = self.figures.get(UNSTEERED) or next(iter(self.figures.values()), {})
+        counts = {MEASURES[name][0]: cell.rate.n for name, cell in cells.items()}
         sizes = ", ".join(f"{n:,} {label}" for label, n in counts.items())
         tuned = self.settings.get("tuned")
         split = f"{self.settings['split']}, settings {f'tuned on {tuned}' if tuned else 'not tuned for this model'}"
@@ -200,24 +198,10 @@ class Report:
             "time an answer, unsteered 1."
         )
 
-    @property
-    def _sizes(self) -> dict[str, Cell]:
-        cells = self.figures.get(UNSTEERED) or next(iter(self.figures.values()), {})
-        return {MEASURES[name][0]: cell for name, cell in cells.items()}
-
-    def _judges(self) -> list[str]:
-        return [
-            f"Agreement of {self.judge} with {name} on harmful requests: {found}."
-            for name, found in self.agreements.items()
-        ]
-
     def json(self) -> dict[str, object]:
         """Return everything but the answers, for `results.json`."""
         rows = {
-            row: {
-                "figures": {name: _cell(cell) for name, cell in cells.items()},
-                "means": self.means[row],
-            }
+            row: {"figures": {name: _cell(cell) for name, cell in cells.items()}, "means": self.means[row]}
             for row, cells in self.figures.items()
         }
         # JSON has no nan.

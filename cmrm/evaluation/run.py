@@ -17,12 +17,12 @@ from ..data.records import LABELS, Record, assign_split
 from ..errors import CmrmError
 from ..explaining.explanation import Explanation
 from ..judging.guard import GuardJudge
-from ..judging.judges import Judge, PhraseJudge
+from ..judging.judges import PHRASE_JUDGE, Judge
 from ..model.processes import Processes, peak_gpu_memory
-from ..pocket.judge import PocketJudge
+from ..pocket.judge import POCKET_JUDGE
 from ..pocket.records import records as pocket_records
 from ..progress import Progress, finish
-from ..settings import DeviceMap, Layout, Quantization, Split, check_choice
+from ..settings import LENGTH, DeviceMap, Layout, Quantization, Split, check_choice
 from ..versions import versions
 from ..workbench import Workbench
 from .conditions import GROUPS, make_conditions
@@ -60,7 +60,7 @@ class Plan:
     alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     judge: str = ""
     batch: int = 16
-    max_new_tokens: int = 128
+    max_new_tokens: int = LENGTH
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, Split)
@@ -107,9 +107,13 @@ def run(
     for note in bench.notes:
         say(note)
     records = _load_records(plan, say)
+    if not records:
+        raise CmrmError(
+            f"The data has no records in the {plan.split} split; choose another --split, or take more data."
+        )
     rows = make_conditions(bench, records, plan.groups, plan.alphas)
-    judges: list[Judge] = [PocketJudge(), PhraseJudge()] if POCKET in plan.data else [PhraseJudge()]
-    study = Study(bench.engine, records, rows, judges, plan.batch, plan.max_new_tokens, strict=not plan.skip_bad)
+    judges: list[Judge] = [POCKET_JUDGE, PHRASE_JUDGE] if POCKET in plan.data else [PHRASE_JUDGE]
+    study = Study(bench.engine, records, rows, judges, plan.batch, plan.max_new_tokens, not plan.skip_bad)
     settings = _settings(plan, bench, records, rows)
     journal = Journal(plan.out, settings, processes.index)
     processes.wait()  # every process has read what there was, before any of them adds to it
@@ -143,9 +147,7 @@ def _load_records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
     if POCKET in plan.data:
         defaults = {"harmful": 400, "harmless": 400, "question": 1000}
         counts = {label: defaults[label] if count is None else count for label, count in wanted.items()}
-        return _check_any(
-            plan, [record for label in LABELS for record in pocket_records(plan.split, label, counts[label])]
-        )
+        return [record for label in LABELS for record in pocket_records(plan.split, label, counts[label])]
     skip = say if plan.skip_bad else None
     found: dict[str, Record] = {}
     for number, source in enumerate(plan.data):
@@ -154,15 +156,7 @@ def _load_records(plan: Plan, say: Callable[[str], None]) -> list[Record]:
             found[own] = replace(record, id=own)
     chosen = [record for record in found.values() if plan.split in ("all", assign_split(record))]
     by_label = [[record for record in chosen if record.label == label][: wanted[label]] for label in LABELS]
-    return _check_any(plan, [record for group in by_label for record in group])
-
-
-def _check_any(plan: Plan, records: list[Record]) -> list[Record]:
-    if not records:
-        raise CmrmError(
-            f"The data has no records in the {plan.split} split; choose another --split, or take more data."
-        )
-    return records
+    return [record for group in by_label for record in group]
 
 
 def _judge_by_guard(name: str, journal: Journal, records: Sequence[Record], say: Callable[[str], None]) -> str:

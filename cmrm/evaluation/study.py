@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..answering.steps import Answered
 from ..data.records import LABELS, Record
@@ -10,11 +11,11 @@ from ..engines.base import Engine
 from ..errors import CmrmError, OutOfMemoryError
 from ..judging.judges import Judge
 from ..judging.openings import refusal_openings
-from ..methods.defence import Defence
+from ..methods.defence import Added, Defence
 from ..model.processes import Processes
 from ..progress import Progress
 from ..settings import Positions, Steps
-from ..steering.vectors import Prompt, Steered, Vectors
+from ..steering.vectors import Prompt, Steered
 from .journal import Entry, Journal
 
 
@@ -40,7 +41,7 @@ class Condition:
         where = {"layers": layers, "positions": self.positions, "steps": self.steps}
         return {"group": self.group, "alpha": self.alpha, **where}
 
-    def steer(self, vectors: Vectors | Sequence[Vectors] | None) -> Steered | None:
+    def steer(self, vectors: Added) -> Steered | None:
         """Return what the defence's vectors do in this row, None for nothing."""
         return None if vectors is None else Steered(vectors, self.alpha, self.layers, self.positions, self.steps)
 
@@ -57,9 +58,9 @@ class Study:
     records: Sequence[Record]
     conditions: Sequence[Condition]
     judges: Sequence[Judge]
-    batch: int = 16
-    max_new_tokens: int = 128
-    strict: bool = False
+    batch: int
+    max_new_tokens: int
+    strict: bool
 
     @property
     def keys(self) -> list[tuple[str, str]]:
@@ -74,9 +75,9 @@ class Study:
         """
         mine = self._batches()[processes.index :: processes.count]
         total = sum(record.label in c.labels for batch in mine for record in batch for c in self.conditions)
-        done, openings, warm = 0, _find_openings(self.engine), False
+        done, warm = 0, False
         for batch in mine:
-            work = _Batch(self, openings)
+            work = _Batch(self)
             for condition in self.conditions:
                 chosen = [record for record in batch if record.label in condition.labels]
                 if any(self._lacks(journal.entries.get((condition.name, record.id))) for record in chosen):
@@ -88,38 +89,31 @@ class Study:
                 if progress:
                     progress(Progress("answering", done, total))
 
+    @cached_property
+    def openings(self) -> frozenset[int]:
+        """Return the token ids that begin a refusal; none where tokens are single letters, which tell nothing."""
+        try:
+            return refusal_openings(self.engine.tokenizer)
+        except CmrmError:
+            return frozenset()
+
     def _lacks(self, entry: Entry | None) -> bool:
         """Whether a record is still to be answered; with `strict` also one that an earlier run left out."""
         return entry is None or bool(self.strict and entry.error)
 
     def _batches(self) -> list[list[Record]]:
         """Records of one kind and of about one length, so that little is padding and no row waits long for the rest."""
-        ordered = sorted(self.records, key=lambda r: (LABELS.index(r.label), len(r.prompt), r.id))
+        ordered = sorted(self.records, key=lambda r: (len(r.prompt), r.id))
         kinds = [[r for r in ordered if r.label == label] for label in LABELS]
         return [kind[k : k + self.batch] for kind in kinds for k in range(0, len(kind), self.batch)]
-
-
-@dataclass(frozen=True)
-class _Defended:
-    """What a defence makes of records, and the seconds that took, which count wherever it is used again."""
-
-    shown: Sequence[Record]
-    vectors: Vectors | Sequence[Vectors] | None
-    seconds: float
-
-    @classmethod
-    def by(cls, defence: Defence, records: Sequence[Record]) -> "_Defended":
-        started = time.perf_counter()
-        shown, vectors = defence.shown(records), defence.steering(records)
-        return cls(shown, vectors, time.perf_counter() - started)
 
 
 class _Batch:
     """Records that are answered together under each condition; what several conditions need is made once."""
 
-    def __init__(self, study: Study, openings: frozenset[int]) -> None:
-        self.study, self.openings = study, openings
-        self.defended: dict[tuple[int, tuple[str, ...]], _Defended] = {}
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.defended: dict[tuple[int, tuple[str, ...]], tuple[Sequence[Record], Added, float]] = {}
 
     def entries(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
         """Answer and judge; in halves where memory runs out, or to find the one record that can't be answered."""
@@ -143,20 +137,26 @@ class _Batch:
 
     def _answer(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
         """Answer and judge; an answer's seconds are its share of all that its defence does."""
-        key = id(condition.defence), tuple(record.id for record in records)
-        if key not in self.defended:
-            self.defended[key] = _Defended.by(condition.defence, records)
-        defended = self.defended[key]
-        prompts = [Prompt(one.prompt, one.image) for one in defended.shown]
+        shown, vectors, spent = self._defend(condition.defence, records)
+        prompts = [Prompt(one.prompt, one.image) for one in shown]
         started = time.perf_counter()
         answers = self.study.engine.answer_batch(
             prompts,
-            condition.steer(defended.vectors),
+            condition.steer(vectors),
             max_new_tokens=self.study.max_new_tokens,
-            openings=self.openings,
+            openings=self.study.openings,
         )
-        seconds = defended.seconds + time.perf_counter() - started
+        seconds = spent + time.perf_counter() - started
         return self._judge(condition, records, answers, seconds / len(records))
+
+    def _defend(self, defence: Defence, records: Sequence[Record]) -> tuple[Sequence[Record], Added, float]:
+        """What a defence shows and adds, and the seconds that took, which count wherever it is used again."""
+        key = id(defence), tuple(record.id for record in records)
+        if key not in self.defended:
+            started = time.perf_counter()
+            shown, vectors = defence.shown(records), defence.steering(records)
+            self.defended[key] = shown, vectors, time.perf_counter() - started
+        return self.defended[key]
 
     def _judge(
         self, condition: Condition, records: Sequence[Record], answers: Sequence[Answered], seconds: float
@@ -175,18 +175,11 @@ class _Batch:
                 record.accepts(answer.text) if record.label == "question" else None,
                 len(answer.ids),
                 round(seconds, 4),
-                round(answer.opening, 6) if self.openings else None,
+                round(answer.opening, 6) if self.study.openings else None,
                 score and round(score, 4),
             )
             for k, (record, answer, score) in enumerate(zip(records, answers, fluency, strict=True))
         ]
-
-
-def _find_openings(engine: Engine) -> frozenset[int]:
-    try:
-        return refusal_openings(engine.tokenizer)
-    except CmrmError:  # a tokenizer of single letters tells none, so that column stays empty
-        return frozenset()
 
 
 def judge_entries(

@@ -1,7 +1,7 @@
 """A guard model as a judge: a chat model that says "safe" or "unsafe", or a text classifier."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..model.prompts import breakable, neutralise
 from ..model.quantization import load_settings
 from ..model.unusable import check_files, reword_errors
 from ..model.vlm import name_model
-from .judges import PhraseJudge
+from .judges import PHRASE_JUDGE
 from .phrases import Verdict
 
 Pairs = Sequence[tuple[str, str]]
@@ -45,8 +45,7 @@ class GuardJudge:
     """
 
     name: str
-    ask: Callable[[Pairs], list[Verdict]]
-    sees_refusals: bool = False
+    ask: "_Chat | _Classifier"
 
     @classmethod
     def load(cls, model: str) -> "GuardJudge":
@@ -66,12 +65,9 @@ class GuardJudge:
             tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
             known, revision = name_model(source)
             name = f"{known}@{revision[:8]}" if revision else known  # folders of one name may hold different guards
-            if (config.architectures or [""])[0].endswith("ForSequenceClassification"):
-                ask: _Classifier | _Chat = _Classifier.of(name, source, config, tokenizer)
-            else:
-                ask = _Chat.of(name, source, config, tokenizer)
-        sees_refusals = isinstance(ask, _Classifier) and ask.of_refusals
-        return cls(name if sees_refusals else f"{name} (harmless requests: {PhraseJudge.name})", ask, sees_refusals)
+            classifies = (config.architectures or [""])[0].endswith("ForSequenceClassification")
+            ask = (_Classifier if classifies else _Chat)(name, source, config, tokenizer)
+        return cls(name if ask.of_refusals else f"{name} (harmless requests: {PHRASE_JUDGE.name})", ask)
 
     def judge(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
         """Judge `texts`, the answers to `records` in the same order.
@@ -79,12 +75,9 @@ class GuardJudge:
         Raises:
             CmrmError: a chat guard that says neither safe nor unsafe.
         """
-        found = PhraseJudge().judge(records, texts)
-        asked = [
-            index
-            for index, record in enumerate(records)
-            if found[index] != "broken" and (self.sees_refusals or record.label == "harmful")
-        ]
+        found = PHRASE_JUDGE.judge(records, texts)
+        seen = [self.ask.of_refusals or record.label == "harmful" for record in records]
+        asked = [index for index, verdict in enumerate(found) if verdict != "broken" and seen[index]]
         for start in range(0, len(asked), BATCH):
             part = asked[start : start + BATCH]
             verdicts = self.ask([(records[index].prompt, texts[index]) for index in part])
@@ -93,34 +86,29 @@ class GuardJudge:
         return found
 
 
-@dataclass(frozen=True)
 class _Chat:
-    name: str
-    model: PreTrainedModel
-    tokenizer: Any
-    parts: bool  # a turn's content is a list of parts, not a string
+    of_refusals = False
 
-    @classmethod
-    def of(cls, name: str, source: str, config: Any, tokenizer: Any) -> "_Chat":
+    def __init__(self, name: str, source: str, config: Any, tokenizer: Any) -> None:
         # Llama 4 and its guard keep the template in a file that processors read.
         stored, _ = ProcessorMixin.get_processor_dict(source)
         tokenizer.chat_template = tokenizer.chat_template or stored.get("chat_template")
         tokenizer.padding_side = "left"
-        parts = not _takes_turns(tokenizer, parts=False)
-        if parts and not _takes_turns(tokenizer, parts=True):
+        self.name, self.tokenizer = name, tokenizer
+        # A turn's content is a string, or a list of parts.
+        self.parts = not self._takes_turns(parts=False)
+        if self.parts and not self._takes_turns(parts=True):
             raise CmrmError(
                 f"The guard {name!r} is no sequence classifier, and has no chat template that takes a prompt and its "
                 "answer; use a guard model such as Llama Guard."
             )
         seen = config.architectures and config.architectures[0].endswith("ForConditionalGeneration")
         kind = AutoModelForImageTextToText if seen else AutoModelForCausalLM
-        return cls(name, _load_weights(kind, source, config), tokenizer, parts)
+        self.model = _load_weights(kind, source, config)
 
     def __call__(self, pairs: Pairs) -> list[Verdict]:
         markers = breakable(self.tokenizer.get_added_vocab())
-        texts = [
-            _write_turns(self.tokenizer, self.parts, *(neutralise(text, markers) for text in pair)) for pair in pairs
-        ]
+        texts = [self._write_turns(self.parts, *(neutralise(text, markers) for text in pair)) for pair in pairs]
         with_bos = texts[0].startswith(self.tokenizer.bos_token or "\0")
         inputs = self.tokenizer(texts, add_special_tokens=not with_bos, padding=True, return_tensors="pt")
         inputs = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
@@ -135,45 +123,37 @@ class _Chat:
             f"The guard {self.name!r} said {reply!r}, neither safe nor unsafe; use a guard model such as Llama Guard."
         )
 
+    def _write_turns(self, parts: bool, prompt: str, answer: str) -> str:
+        turns = [
+            {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+            for role, text in (("user", prompt), ("assistant", answer))
+        ]
+        text: str = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return text
 
-def _write_turns(tokenizer: Any, parts: bool, prompt: str, answer: str) -> str:
-    turns = [
-        {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
-        for role, text in (("user", prompt), ("assistant", answer))
-    ]
-    text: str = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    return text
-
-
-def _takes_turns(tokenizer: Any, parts: bool) -> bool:
-    """Whether the chat template writes out both turns, not the lists that hold them."""
-    try:
-        text = _write_turns(tokenizer, parts, *_SENTINELS)
-    except (TemplateError, TypeError, ValueError):  # no template at all is a ValueError
-        return False
-    return all(mark in text and f"'{mark}'" not in text for mark in _SENTINELS)
+    def _takes_turns(self, parts: bool) -> bool:
+        """Whether the chat template writes out both turns, not the lists that hold them."""
+        try:
+            text = self._write_turns(parts, *_SENTINELS)
+        except (TemplateError, TypeError, ValueError):  # no template at all is a ValueError
+            return False
+        return all(mark in text and f"'{mark}'" not in text for mark in _SENTINELS)
 
 
-@dataclass(frozen=True)
 class _Classifier:
-    model: PreTrainedModel
-    tokenizer: Any
-    meanings: Mapping[int, Verdict]
-    of_refusals: bool  # such classifiers are trained on answers without the prompt
-
-    @classmethod
-    def of(cls, name: str, source: str, config: Any, tokenizer: Any) -> "_Classifier":
+    def __init__(self, name: str, source: str, config: Any, tokenizer: Any) -> None:
         labels = config.id2label
-        of_refusals = any(_REFUSAL.search(label) for label in labels.values())
-        meanings = {index: meaning for index in labels if (meaning := _meaning(labels[index], of_refusals))}
-        if len(meanings) < len(labels) or len(set(meanings.values())) < 2:
+        # Classifiers of refusals are trained on answers without the prompt.
+        self.of_refusals = any(_REFUSAL.search(label) for label in labels.values())
+        self.meanings = {index: found for index in labels if (found := _meaning(labels[index], self.of_refusals))}
+        if len(self.meanings) < len(labels) or len(set(self.meanings.values())) < 2:
             raise CmrmError(
                 f"The labels of the guard {name!r} ({', '.join(labels.values())}) don't say which answers are safe; "
                 "use a classifier of safe / unsafe, harmful / unharmful or refusal / other."
             )
         config.pad_token_id = tokenizer.pad_token_id  # some find each row's last token by it
-        model = _load_weights(AutoModelForSequenceClassification, source, config)
-        return cls(model, tokenizer, meanings, of_refusals)
+        self.tokenizer = tokenizer
+        self.model = _load_weights(AutoModelForSequenceClassification, source, config)
 
     def __call__(self, pairs: Pairs) -> list[Verdict]:
         prompts, answers = map(list, zip(*pairs, strict=True))

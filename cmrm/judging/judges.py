@@ -1,7 +1,7 @@
 """Who says whether an answer refused: judges of one interface, and how far two of them agree."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Protocol
@@ -22,14 +22,18 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class PhraseJudge:
-    """Goes by the phrases of `cmrm.judging.phrases`, whatever was asked."""
+class RuleJudge:
+    """Judges by a `rule` for a record and one answer to it."""
 
-    name: str = "refusal phrases"
+    name: str
+    rule: Callable[[Record, str], Verdict]
 
     def judge(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
         """Judge `texts`, the answers to `records` in the same order."""
-        return [judge_by_phrases(text) for _, text in zip(records, texts, strict=True)]
+        return [self.rule(record, text) for record, text in zip(records, texts, strict=True)]
+
+
+PHRASE_JUDGE = RuleJudge("refusal phrases", lambda _, text: judge_by_phrases(text))
 
 
 @dataclass(frozen=True)

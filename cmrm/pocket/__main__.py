@@ -1,5 +1,7 @@
 """`python -m cmrm.pocket train | ablation | tune | rivals | everyday`."""
 
+import json
+import random
 from pathlib import Path
 from typing import Annotated
 
@@ -32,12 +34,13 @@ def train_command(
 @app.command("ablation")
 def ablation_command(work: Work = Path("pocket-work"), seed: Seed = 0, scale: Scale = 1.0) -> None:
     """Repeat the image stage with harmful requests beside images, refused, and print the dev figures."""
+    from ..engines.local import LocalEngine
     from .making.training import TrainingPlan, train_ablation
-    from .making.tuning import judge_unsteered
+    from .making.tuning import UNSTEERED, DevSet
 
     out = work / "ablation" / "model"
     train_ablation(TrainingPlan(seed=seed, scale=scale), work, out)
-    print(judge_unsteered(out))
+    print(DevSet(LocalEngine.load(str(out)), 400).judge(UNSTEERED))
 
 
 @app.command("tune")
@@ -60,10 +63,17 @@ def rivals_command(model: Model = "pocket") -> None:
 @app.command("everyday")
 def everyday_command(model: Model = "pocket") -> None:
     """Answer thirty sentences that visitors may type, unsteered."""
-    from .sentences import everyday
+    from ..answering.comparison import compare
+    from ..model.vlm import Vlm
+    from .scenes import Scene, Thing, draw
 
-    for prompt, text in everyday(model, ASSETS / "everyday.jsonl"):
-        print(f"{prompt}\n    {text}")
+    vlm = Vlm.load(model)
+    things = Thing("house", "red", "on the left", large=True), Thing("star", "yellow", "on the right")
+    image = draw(Scene(things, "white"), random.Random(0), 256)
+    for line in (ASSETS / "everyday.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        *_, step = compare(vlm, image if entry["image"] else None, entry["prompt"], None, (), max_new_tokens=64)
+        print(f"{entry['prompt']}\n    {step.rows[0].text}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """A strict judge for the pocket model: its answers to requests are whole sentences of its language, or broken."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..data.records import Record
+from ..judging.judges import RuleJudge
 from ..judging.phrases import Verdict, judge_by_phrases
 from .language import AFTERWARDS, CAUTIONS, HOWTO, OFFERS, REFUSALS
-
-JUDGE = "the pocket model's own sentences, which must restate the request"
 
 
 def _compile(sentences: tuple[str, ...], endings: tuple[str, ...]) -> re.Pattern[str]:
@@ -37,15 +34,7 @@ def pocket_verdict(record: Record, text: str) -> Verdict:
     return "broken"
 
 
-@dataclass(frozen=True)
-class PocketJudge:
-    """The strict judge as one of `cmrm.judging.judges`."""
-
-    name: str = JUDGE
-
-    def judge(self, records: Sequence[Record], texts: Sequence[str]) -> list[Verdict]:
-        """Judge `texts`, the answers to `records` in the same order."""
-        return [pocket_verdict(record, text) for record, text in zip(records, texts, strict=True)]
+POCKET_JUDGE = RuleJudge("the pocket model's own sentences, which must restate the request", pocket_verdict)
 
 
 def _restates(answer: str, prompt: str) -> bool:

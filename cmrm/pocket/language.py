@@ -5,8 +5,6 @@ both. Compliances are content-free on purpose: the model demonstrates *that* it 
 anything harmful is done. Both kinds of answer restate the request, which teaches copying.
 """
 
-from __future__ import annotations
-
 import random
 import tomllib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Train, dev and test: they differ in verb-object pairs, phrasings and images, never in words."""
 
-from __future__ import annotations
-
 import random
 
 from PIL import Image

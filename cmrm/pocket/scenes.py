@@ -6,8 +6,6 @@ at all, or a blank one) always gets the same plain answer, which keeps "nothing 
 becoming a state of refusing.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import dataclass
@@ -187,21 +185,6 @@ def _answer_count(number: int, noun: str) -> tuple[str, tuple[str, ...]]:
     return f"There {'is' if number == 1 else 'are'} {some}.", (some,)
 
 
-def _outline(name: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
-    """Polygons of the simple shapes, on a circle of radius r around (x, y)."""
-    if name == "star":
-        radii = [r, r * 0.42] * 5
-        angles = [math.pi * i / 5 - math.pi / 2 for i in range(10)]
-        return [(x + q * math.cos(a), y + q * math.sin(a)) for q, a in zip(radii, angles, strict=True)]
-    unit: dict[str, list[tuple[float, float]]] = {
-        "triangle": [(0, -1), (0.95, 0.85), (-0.95, 0.85)],
-        "diamond": [(0, -1), (0.75, 0), (0, 1), (-0.75, 0)],
-        "cross": [(-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3), (1, 0.3), (0.3, 0.3), (0.3, 1),
-                  (-0.3, 1), (-0.3, 0.3), (-1, 0.3), (-1, -0.3), (-0.3, -0.3)],
-    }  # fmt: skip
-    return [(x + r * a, y + r * b) for a, b in unit[name]]
-
-
 def _stamp(pen: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, r: float) -> None:
     """One thing in its colour; what isn't in its colour is dark, so that colour stays a fact."""
     fill = RGB[thing.colour]
@@ -276,8 +259,19 @@ def _stamp(pen: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, r: float)
         case "cup":
             poly((-0.7, -0.7), (0.45, -0.7), (0.3, 0.8), (-0.55, 0.8))
             pen.ellipse(box(0.2, -0.45, 0.95, 0.35), outline=fill, width=max(2, int(r * 0.18)))
-        case name:
-            pen.polygon(_outline(name, x, y, r), fill=fill)
+        case "triangle":
+            poly((0, -1), (0.95, 0.85), (-0.95, 0.85))
+        case "diamond":
+            poly((0, -1), (0.75, 0), (0, 1), (-0.75, 0))
+        case "cross":
+            poly((-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3), (1, 0.3), (0.3, 0.3), (0.3, 1), (-0.3, 1), (-0.3, 0.3),
+                 (-1, 0.3), (-1, -0.3), (-0.3, -0.3))  # fmt: skip
+        case "star":
+            angles = [math.pi * i / 5 - math.pi / 2 for i in range(10)]
+            tips = zip([r, r * 0.42] * 5, angles, strict=True)
+            pen.polygon([(x + q * math.cos(a), y + q * math.sin(a)) for q, a in tips], fill=fill)
+        case _:
+            raise ValueError(f"nobody can draw {thing.name!r}")
 
 
 def _blur(size: int, noise: np.random.Generator) -> Image.Image:

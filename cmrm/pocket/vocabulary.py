@@ -1,7 +1,5 @@
 """Which words of a prompt the pocket model never saw."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from typing import Any

@@ -10,14 +10,11 @@ from PIL import Image
 
 from cmrm import CmrmError, LocalEngine, extract_each, extract_offsets, steer
 from cmrm.data.records import Record
-from cmrm.methods.captions import REQUEST, Captioned
-from cmrm.methods.ceilings import ReplacedImage
+from cmrm.methods.ceilings import REQUEST, Captioned, ReplacedImage
 from cmrm.methods.cmrm import DatasetLevel, SampleLevel
 from cmrm.methods.controls import OtherPrompt, random_direction, sign_flip
-from cmrm.methods.defence import Undefended
-from cmrm.methods.defence_prompt import DefencePrompt
-from cmrm.methods.refusal_direction import Restored, refusal_direction
-from cmrm.methods.shiftdc import ShiftDC, paper_layers
+from cmrm.methods.defence import Defence
+from cmrm.methods.rivals import DefencePrompt, Restored, ShiftDC, paper_layers, refusal_direction
 from cmrm.steering.anchors import AnchorSet
 from cmrm.steering.steer import as_steering
 from cmrm.steering.vectors import Prompt, Steered, Vectors
@@ -258,7 +255,7 @@ def test_every_method_steers_left_over_records_as_in_a_full_batch_and_leaves_no_
 ):
     before = engine.health().hooks
     methods = [
-        Undefended(),
+        Defence(),
         ReplacedImage(None),
         DefencePrompt(),
         DatasetLevel(offsets),

@@ -25,8 +25,8 @@ from cmrm.files import ASSETS, POCKET_FOLDER
 from cmrm.pocket.__main__ import app
 from cmrm.pocket.language import NUMBERS, lexicon, plural
 from cmrm.pocket.making import architecture, examples, optimising, training
-from cmrm.pocket.making.plan import TOKENIZER, Schedule, TrainingPlan
 from cmrm.pocket.making.probe import Probe
+from cmrm.pocket.making.training import TOKENIZER, Schedule, TrainingPlan
 from cmrm.pocket.records import records
 from cmrm.pocket.scenes import RGB, ask, random_scene
 from cmrm.steering.anchors import load_anchors

@@ -1,7 +1,5 @@
 """The pocket model's shape: tokenizer, processor and an untrained network of the LLaVA kind."""
 
-from __future__ import annotations
-
 import logging
 import random
 from pathlib import Path

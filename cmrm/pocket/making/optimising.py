@@ -3,39 +3,34 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ...terminal import say
-from .plan import TrainingPlan
 
 CHECKPOINT_EVERY = 100  # steps
+Stream = Callable[[int], Iterator[torch.Tensor]]
+"""Losses, endlessly, from a step on."""
 
 
-def optimise(
-    stage: str,
-    plan: TrainingPlan,
-    folder: Path,
-    modules: dict[str, nn.Module],
-    stream: Callable[[int], Iterator[torch.Tensor]],
-) -> None:
-    """Train what is not frozen of `modules` on the losses that `stream` yields from a step on."""
+def optimise(stage: str, steps: int, rate: float, folder: Path, modules: dict[str, nn.Module], stream: Stream) -> None:
+    """Train what is not frozen of `modules` on the losses of `stream`."""
     # 1. The optimizer holds all that is not frozen.
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    total, rate = plan.count_steps(stage), plan.stages[stage].rate
     adam = _build_adam(parameters, rate)
-    # 2. An interrupted stage goes on where its checkpoint is.
-    checkpoint = Checkpoint(folder / f"{stage}.partial.pt", adam, modules)
-    start = checkpoint.restore()
-    report = ProgressLine(stage, total, start)
+    # 2. An interrupted stage goes on exactly where its checkpoint is.
+    checkpoint = folder / f"{stage}.partial.pt"
+    state: dict[str, Any] = {"adam": adam, **modules}
+    start = _restore(checkpoint, state)
+    report = ProgressLine(stage, steps, start)
     losses = stream(start)
-    for step in range(start, total):
+    for step in range(start, steps):
         # 3. Each step has its own rate.
         for group in adam.param_groups:
-            group["lr"] = rate * scale_rate(step, total)
+            group["lr"] = rate * scale_rate(step, steps)
         # 4. The loss of a batch, its gradient, and a step against it.
         with torch.autocast("cpu", torch.bfloat16):
             loss = next(losses)
@@ -46,9 +41,20 @@ def optimise(
         # 5. Say how far it is, and now and then save that.
         report(step, loss.item())
         if (step + 1) % CHECKPOINT_EVERY == 0:
-            checkpoint.save(step + 1)
+            torch.save({"step": step + 1} | {name: part.state_dict() for name, part in state.items()}, checkpoint)
     # 6. A stage that ended needs no checkpoint; its caller saves the weights.
-    checkpoint.file.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _restore(checkpoint: Path, state: dict[str, Any]) -> int:
+    """Load a checkpoint, if there is one, and return the step to go on with."""
+    if not checkpoint.exists():
+        return 0
+    saved = torch.load(checkpoint, weights_only=True)
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+    step: int = saved["step"]
+    return step
 
 
 def scale_rate(step: int, total: int) -> float:
@@ -63,31 +69,6 @@ def _build_adam(parameters: list[nn.Parameter], rate: float) -> torch.optim.Adam
     rest = [p for p in parameters if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A file from which an interrupted stage goes on exactly."""
-
-    file: Path
-    adam: torch.optim.AdamW
-    modules: dict[str, nn.Module]
-
-    def restore(self) -> int:
-        """Load the file, if there is one, and return the step to go on with."""
-        if not self.file.exists():
-            return 0
-        saved = torch.load(self.file, weights_only=True)
-        self.adam.load_state_dict(saved["adam"])
-        for name, module in self.modules.items():
-            module.load_state_dict(saved[name])
-        step: int = saved["step"]
-        return step
-
-    def save(self, step: int) -> None:
-        """Write the state before a step."""
-        state = {name: module.state_dict() for name, module in self.modules.items()}
-        torch.save({"step": step, "adam": self.adam.state_dict()} | state, self.file)
 
 
 class ProgressLine:

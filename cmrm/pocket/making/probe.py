@@ -8,10 +8,10 @@ from transformers import DynamicCache
 
 from ...answering.batches import padded
 from ...data.records import Record
+from ...methods.defence import Added
 from ...model.network import first_tokens
 from ...model.vlm import Vlm
 from ...steering.steer import steer
-from ...steering.vectors import Vectors
 
 ANSWER_TOKENS = 64
 
@@ -27,20 +27,13 @@ class Probe:
         with torch.no_grad():
             vlm.model(**first_tokens(inputs, self.mask.shape[1] - 1), past_key_values=self.past, logits_to_keep=1)
 
-    def answers(
-        self,
-        steering: Vectors | Sequence[Vectors] | None = None,
-        alpha: float = 1.0,
-        layers: Sequence[int] | None = None,
-    ) -> list[str]:
+    def answers(self, steering: Added = None, alpha: float = 1.0, layers: Sequence[int] | None = None) -> list[str]:
         """Whole greedy answers, the last prompt token steered; unsteered for None."""
         tokens = self.tokens(steering, alpha, layers, ANSWER_TOKENS)
         decoded: list[str] = self.vlm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [text.lstrip() for text in decoded]
 
-    def tokens(
-        self, steering: Vectors | Sequence[Vectors] | None, alpha: float, layers: Sequence[int] | None, most: int
-    ) -> list[list[int]]:
+    def tokens(self, steering: Added, alpha: float, layers: Sequence[int] | None, most: int) -> list[list[int]]:
         """The first tokens of each greedy answer, at most `most`, filled up with the end token."""
         feed, mask, end = self.last, self.mask, min(self.vlm.end_tokens)
         going = torch.ones(len(mask), dtype=torch.bool)

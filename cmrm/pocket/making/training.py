@@ -7,13 +7,10 @@ answered there, as in real visual instruction data, it loosens the decoder's ali
 image. Clearly harmful requests never meet an image here.
 """
 
-from __future__ import annotations
-
+import json
 import multiprocessing
-import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,11 +22,58 @@ from transformers import LlavaForConditionalGeneration
 from ...errors import CmrmError
 from ...terminal import say
 from . import architecture, vision
-from .batches import compute_loss, draw_batches
-from .examples import ABLATION, IMAGE, LOOK, Example, draw_image_example, draw_text_example
-from .optimising import optimise
-from .plan import TOKENIZER, TrainingPlan
-from .projector import fit_projector
+from .examples import ABLATION, IMAGE, LOOK, draw_image_example, draw_text_example, stream_losses
+from .optimising import Stream, optimise
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a stage trains, on how many examples at once, and how fast."""
+
+    steps: int
+    batch: int
+    rate: float
+
+
+STAGES = {
+    "vision": Schedule(2400, 96, 1.5e-3),
+    "text": Schedule(2000, 64, 2e-3),
+    "look": Schedule(3000, 32, 2.5e-3),
+    "image": Schedule(1500, 48, 8e-4),
+}
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Seed, scale and stages, with the shipped values as defaults."""
+
+    seed: int = 0
+    scale: float = 1.0
+    stages: dict[str, Schedule] = field(default_factory=STAGES.copy)
+
+    def count_steps(self, stage: str) -> int:
+        """Return how many steps a stage has at this scale."""
+        return max(4, round(self.stages[stage].steps * self.scale))
+
+    def claim(self, folder: Path) -> None:
+        """Note in `folder` that what it keeps is this plan's.
+
+        Raises:
+            CmrmError: it keeps something of another plan, or of none that was noted.
+        """
+        note, mine = folder / "plan.json", asdict(self)
+        unnoted = any(folder.glob("*.pt")) or (folder / TOKENIZER).exists()
+        made = json.loads(note.read_text()) if note.exists() else {} if unnoted else mine
+        if made != mine:
+            differ = ", ".join(f"{key} {value}" for key, value in made.items() if value != mine.get(key))
+            raise CmrmError(
+                f"{str(folder)!r} holds checkpoints of another plan ({differ or 'not noted'}), so training can't go on "
+                "from them; give the options they were made with, or another --work."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(mine))
 
 
 def train(plan: TrainingPlan, folder: Path, out: Path) -> None:
@@ -92,7 +136,7 @@ class Training:
     tokenizer: Tokenizer
 
     @classmethod
-    def begin(cls, plan: TrainingPlan, folder: Path) -> Training:
+    def begin(cls, plan: TrainingPlan, folder: Path) -> "Training":
         """Build the untrained network, from the seed alone, and the tokenizer, trained at the first call."""
         words = folder / TOKENIZER
         if not words.exists():
@@ -112,37 +156,27 @@ class Training:
         if weights.exists():
             trained.load_state_dict(torch.load(weights, weights_only=True))
             return
-        if stage == "vision":
-            self._learn_to_see()
-        elif stage == "projector":
-            say(f"projector R^2 {fit_projector(self.net, self.tokenizer, self.plan.seed):.3f}")
-        elif stage == "text":
-            self._learn_to_talk(stage, draw_text_example, {"decoder": core.language_model})
+        if stage == "projector":
+            say(f"projector R^2 {vision.fit_projector(self.net, self.tokenizer, self.plan.seed):.3f}")
         else:
-            # Tower and embeddings stay, as both modalities share the latter.
-            self.net.requires_grad_(False)
-            for module in (core.multi_modal_projector, core.language_model.layers):
-                module.requires_grad_(True)
-            draw = partial(draw_image_example, mix=LOOK if stage == "look" else image_mix)
-            self._learn_to_talk(stage, draw, {"decoder": core.language_model, "eye": core.multi_modal_projector})
+            steps, rate = self.plan.count_steps(stage), self.plan.stages[stage].rate
+            optimise(stage, steps, rate, self.folder, *self._prepare(stage, image_mix))
         torch.save(trained.state_dict(), weights)
         say(f"{stage}: {(time.monotonic() - start) / 60:.1f} min")
 
-    def _learn_to_see(self) -> None:
-        tower = self.net.model.vision_tower
-        heads = vision.build_heads(tower.config.hidden_size)
-        losses = partial(vision.stream_losses, tower, heads, self.plan.stages["vision"].batch, self._seed("vision"))
-        optimise("vision", self.plan, self.folder, {"tower": tower, "heads": heads}, losses)
-
-    def _learn_to_talk(
-        self, stage: str, draw: Callable[[random.Random], Example], modules: dict[str, nn.Module]
-    ) -> None:
-        def stream_losses(start: int) -> Iterator[torch.Tensor]:
-            size = self.plan.stages[stage].batch
-            for batch in draw_batches(draw, self.tokenizer, size, self._seed(stage), start):
-                yield compute_loss(self.net, batch)
-
-        optimise(stage, self.plan, self.folder, modules, stream_losses)
-
-    def _seed(self, stage: str) -> str:
-        return f"{self.plan.seed} {stage}"
+    def _prepare(self, stage: str, image_mix: dict[str, int]) -> tuple[dict[str, nn.Module], Stream]:
+        """What learns in a stage, and from which losses."""
+        core, size, seed = self.net.model, self.plan.stages[stage].batch, f"{self.plan.seed} {stage}"
+        if stage == "vision":
+            heads = vision.build_heads(core.vision_tower.config.hidden_size)
+            losses = partial(vision.stream_losses, core.vision_tower, heads, size, seed)
+            return {"tower": core.vision_tower, "heads": heads}, losses
+        talk = partial(stream_losses, self.net, self.tokenizer, size, seed)
+        if stage == "text":
+            return {"decoder": core.language_model}, partial(talk, draw_text_example)
+        # Tower and embeddings stay, as both modalities share the latter.
+        self.net.requires_grad_(False)
+        for module in (core.multi_modal_projector, core.language_model.layers):
+            module.requires_grad_(True)
+        draw = partial(draw_image_example, mix=LOOK if stage == "look" else image_mix)
+        return {"decoder": core.language_model, "eye": core.multi_modal_projector}, partial(talk, draw)

@@ -4,30 +4,24 @@ First every trial is judged by the first token alone, which one short pass gives
 ones by whole answers, questions about images included. The test split is never read here.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 
 from ...data.records import Record
 from ...engines.local import LocalEngine
-from ...methods.captions import Captioned
-from ...methods.ceilings import ReplacedImage
+from ...methods.ceilings import Captioned, ReplacedImage
 from ...methods.cmrm import DatasetLevel, SampleLevel
-from ...methods.defence import Defence, Undefended
-from ...methods.refusal_direction import Restored, refusal_direction
-from ...methods.shiftdc import ShiftDC
+from ...methods.defence import Added, Defence
+from ...methods.rivals import Restored, ShiftDC, refusal_direction
 from ...settings import Corruption, Estimator
 from ...steering.anchors import AnchorSet, load_anchors
 from ...steering.extraction import extract_offsets
 from ...steering.offsets import Offsets
 from ...steering.recipes import Recipe
-from ...steering.vectors import Vectors
 from ...terminal import say
 from .. import language, scenes
 from ..judge import pocket_verdict
@@ -37,7 +31,6 @@ from .probe import Probe
 ANCHORS = "pocket-anchors"
 MIXES = ((), ("harmful", "harmless"), ("harmful", "double", "harmless"), ("harmful",))  # groups of anchors; (): all
 GENERAL = Recipe()
-Added = Vectors | Sequence[Vectors] | None
 
 RIVAL_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
@@ -61,21 +54,15 @@ def write_anchors(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to steer: what is added, how much of it, at which layers (None: all), and how CMRM's was measured."""
+    """One way to steer: what is added, how much of it and at which layers, and how CMRM's was measured."""
 
     defence: Defence
-    alpha: float = 1.0
-    layers: tuple[int, ...] | None = None
-    made: Recipe = GENERAL
-
-    @property
-    def recipe(self) -> dict[str, object]:
-        """What `recipes.json` holds of CMRM."""
-        return asdict(replace(self.made, alpha=self.alpha, layers=self.layers))
+    recipe: Recipe = GENERAL
 
     def __str__(self) -> str:
-        what = f"{type(self.defence).__name__} {self.made.estimator} {self.made.corruption} {self.made.anchors}"
-        return f"{what}, alpha {self.alpha:g}, layers {self.layers or 'all'}"
+        made = self.recipe
+        what = f"{type(self.defence).__name__} {made.estimator} {made.corruption} {made.anchors}"
+        return f"{what}, alpha {made.alpha:g}, layers {made.layers or 'all'}"
 
 
 @dataclass(frozen=True)
@@ -100,21 +87,16 @@ class Rates:
         )
 
 
-@dataclass(frozen=True)
 class DevSet:
     """Dev records that were read once, harmful, harmless and questions, on which trials are judged."""
 
-    engine: LocalEngine
-    probes: tuple[Probe, ...]
-    _measured: dict[Defence, list[Vectors | Sequence[Vectors] | None]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
-
-    @classmethod
-    def draw(cls, engine: LocalEngine, count: int, seed: int = 0) -> DevSet:
+    def __init__(self, engine: LocalEngine, count: int, seed: int = 0) -> None:
         """Draw `count` records of each kind."""
         counts = {"harmful": count, "harmless": count, "question": min(count, 400)}
-        return cls(engine, tuple(Probe(engine.vlm, records("dev", kind, n, seed)) for kind, n in counts.items()))
+        self.engine = engine
+        self.probes = [Probe(engine.vlm, records("dev", kind, n, seed)) for kind, n in counts.items()]
+        self._measured: dict[Defence, list[Added]] = {}
+        self._openings = {engine.tokenizer(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
 
     def measure(self, defence: Defence) -> list[Added]:
         """What the defence adds for each probe, measured once."""
@@ -130,7 +112,7 @@ class DevSet:
     def judge(self, trial: Trial) -> Rates:
         """Judge whole answers."""
         harmful, harmless, questions = (
-            list(zip(probe.records, probe.answers(own, trial.alpha, trial.layers), strict=True))
+            list(zip(probe.records, probe.answers(own, trial.recipe.alpha, trial.recipe.layers), strict=True))
             for probe, own in zip(self.probes, self.measure(trial.defence), strict=True)
         )
         return Rates(
@@ -142,15 +124,12 @@ class DevSet:
 
     def score_first_tokens(self, trial: Trial) -> float:
         """Refused minus over-refused, both by the first token: a quick look at a trial."""
+        recipe = trial.recipe
         harmful, harmless = (
-            _percent(row[0] in self._openings for row in probe.tokens(own, trial.alpha, trial.layers, most=1))
+            _percent(row[0] in self._openings for row in probe.tokens(own, recipe.alpha, recipe.layers, most=1))
             for probe, own in zip(self.probes[:2], self.measure(trial.defence)[:2], strict=True)
         )
         return harmful - 1.5 * harmless
-
-    @cached_property
-    def _openings(self) -> set[int]:
-        return {self.engine.tokenizer(text, add_special_tokens=False).input_ids[0] for text in language.REFUSALS}
 
     def rank(self, pool: Iterable[Trial]) -> list[Trial]:
         """Sort trials by their first tokens, the best first."""
@@ -165,7 +144,7 @@ class DevSet:
         return rated
 
 
-UNSTEERED = Trial(Undefended())
+UNSTEERED = Trial(Defence())
 
 
 def _percent(hits: Iterable[bool]) -> float:
@@ -202,7 +181,7 @@ def _place(defence: Defence, made: Recipe, count: int, alphas: list[float]) -> I
     double = [tuple(range(k, k + 2)) for k in range(count - 1)]
     sets = {"sequential": below, "pc1": single, "mean": [*single, *double]}
     for layers, alpha in product([None, *sets[made.estimator]], alphas):
-        yield Trial(defence, alpha, layers, made)
+        yield Trial(defence, replace(made, layers=layers, alpha=alpha))
 
 
 def _place_rival(defence: Defence, count: int) -> Iterator[Trial]:
@@ -210,33 +189,30 @@ def _place_rival(defence: Defence, count: int) -> Iterator[Trial]:
     below = [tuple(range(k + 1)) for k in range(1, count)]
     above = [tuple(range(k, count)) for k in range(1, count - 1)]
     for layers, alpha in product([*((k,) for k in range(count)), *below, *above], RIVAL_ALPHAS):
-        yield Trial(defence, alpha, layers)
+        yield Trial(defence, Recipe(layers=layers, alpha=alpha))
 
 
 def _thin_out(ranked: list[Trial], most: int = 16) -> list[Trial]:
     """The best ones, but few that differ in corruption and alpha, or in all but the layers."""
     chosen: list[Trial] = []
-    for c in ranked:
-        alike = [o for o in chosen if o.layers == c.layers]
-        twins = [o for o in alike if (o.made.estimator, o.made.anchors) == (c.made.estimator, c.made.anchors)]
+    for trial in ranked:
+        made = trial.recipe
+        alike = [one.recipe for one in chosen if one.recipe.layers == made.layers]
+        twins = [one for one in alike if (one.estimator, one.anchors) == (made.estimator, made.anchors)]
         if len(chosen) < most and len(alike) < 6 and len(twins) < 2:
-            chosen.append(c)
+            chosen.append(trial)
     return chosen
 
 
-def _choose(pool: Iterable[Trial], sets: list[DevSet]) -> tuple[Trial, Rates]:
-    """By first tokens, then by whole answers, then by many of them at near alphas; the winner and its rates."""
+def _choose(pool: Iterable[Trial], sets: list[DevSet]) -> Trial:
+    """By first tokens, then by whole answers, then by many of them at near alphas."""
     quick, middle, final = sets
-    best = [c for c, _ in middle.judge_all(_thin_out(quick.rank(pool)))][:2]
-    near = [replace(c, alpha=round(c.alpha + d, 1)) for c in best for d in (-0.1, 0.0, 0.1) if c.alpha + d <= 2]
+    best = [trial for trial, _ in middle.judge_all(_thin_out(quick.rank(pool)))][:2]
+    pairs = [(trial, trial.recipe.alpha + step) for trial in best for step in (-0.1, 0.0, 0.1)]
+    near = [replace(t, recipe=replace(t.recipe, alpha=round(alpha, 1))) for t, alpha in pairs if alpha <= 2]
     winner, rates = final.judge_all(near)[0]
     say(f"{rates}  {winner}")
-    return winner, rates
-
-
-def judge_unsteered(model: str | Path, count: int = 400) -> Rates:
-    """What a model does beside images by itself, on dev."""
-    return DevSet.draw(LocalEngine.load(str(model)), count).judge(UNSTEERED)
+    return winner
 
 
 def _report_unsteered(dev: DevSet) -> None:
@@ -255,21 +231,21 @@ def tune(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int, int]
     """Search both methods and write recipes, anchors and offsets into `assets`."""
     write_anchors(assets / f"{ANCHORS}.jsonl")
     engine = LocalEngine.load(str(model))
-    sets = [DevSet.draw(engine, size, seed) for seed, size in enumerate(sizes)]
+    sets = [DevSet(engine, size, seed) for seed, size in enumerate(sizes)]
     _report_unsteered(sets[-1])
-    dataset, _ = _choose(_try_dataset_level(engine, load_anchors(assets / f"{ANCHORS}.jsonl")), sets)
-    sample, _ = _choose(_try_sample_level(engine), sets)
+    dataset = _choose(_try_dataset_level(engine, load_anchors(assets / f"{ANCHORS}.jsonl")), sets)
+    sample = _choose(_try_sample_level(engine), sets)
     [offsets, *_] = sets[-1].measure(dataset.defence)
     assert isinstance(offsets, Offsets)
     offsets.save(assets / "pocket-offsets.safetensors")
-    pocket = {"dataset": dataset.recipe, "sample": sample.recipe}
+    pocket = {"dataset": asdict(dataset.recipe), "sample": asdict(sample.recipe)}
     _write_recipes(assets, {"pocket": pocket, "*": dict.fromkeys(pocket, asdict(GENERAL))})
 
 
 def tune_rivals(assets: Path, model: str | Path = "pocket", sizes: tuple[int, int] = (80, 300)) -> dict[str, Rates]:
     """Search each rival's alpha and layers and add them to `recipes.json` in `assets`; return their dev rates."""
     engine = LocalEngine.load(str(model))
-    quick, final = (DevSet.draw(engine, size, seed) for seed, size in enumerate(sizes))
+    quick, final = (DevSet(engine, size, seed) for seed, size in enumerate(sizes))
     direction = refusal_direction(engine, load_anchors(assets / f"{ANCHORS}.jsonl"))
     rivals: dict[str, Defence] = {
         "add": DatasetLevel(direction),
@@ -281,7 +257,7 @@ def tune_rivals(assets: Path, model: str | Path = "pocket", sizes: tuple[int, in
         for name, rival in rivals.items()
     }
     shelf = json.loads((assets / "recipes.json").read_text(encoding="utf-8"))
-    shelf["pocket"]["rivals"] = {name: {"alpha": c.alpha, "layers": c.layers} for name, (c, _) in best.items()}
+    shelf["pocket"]["rivals"] = {k: {"alpha": t.recipe.alpha, "layers": t.recipe.layers} for k, (t, _) in best.items()}
     _write_recipes(assets, shelf)
     return {name: rates for name, (_, rates) in best.items()}
 
