@@ -9,7 +9,7 @@ from dataclasses import asdict
 import gradio as gr
 import psutil
 
-from ..ui.queue import Queue
+from ..ui.events import Queue
 from ..workbench import Workbench
 
 

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..ui.queue import Queue
+from ..ui.events import Queue
 
 MOST_BODY = 64_000_000
 """Bytes of one HTTP request: an upload, or the JSON of a call, which may hold a picture as a data URI."""

@@ -13,10 +13,9 @@ from ..saved_run import NAMES, describe_offsets
 from ..signatures import choose_fields, show_parameters
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
-from .events import IN_TURN, show_errors
+from .events import IN_TURN, ONE_AT_A_TIME, show_errors
 from .gradio_private import offer_endpoint
 from .own_offsets import offer_offsets
-from .queue import ONE_AT_A_TIME
 from .requests import Request, answer, explain_answers, measure, parse_request, rename_in_errors, require_upload
 from .stages import Countdown, describe
 

@@ -79,7 +79,7 @@ def answer(bench: Workbench, request: Request) -> Generator[Step]:
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    with _supervise("compare" if request.alphas is None else "sweep", request) as see:
+    with _supervise("compare" if request.alphas is None else "sweep", request.facts) as see:
         pace = _Pace()
         with closing(_answers(bench, request)) as steps:
             for step in steps:
@@ -102,7 +102,7 @@ def explain_answers(
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    with _supervise("explain", request):
+    with _supervise("explain", request.facts):
         return (yield from bench.explain(request.image, request.prompt, request.settings, request.offsets, answers))
 
 
@@ -116,7 +116,7 @@ def measure(
     """
     count = len(texts) if isinstance(texts, (list, tuple)) else None
     facts = {"anchors": count, "estimator": estimator, "corruption": corruption}
-    with replace_unexpected("extract"), log_request("extract", facts):
+    with _supervise("extract", facts):
         how = Settings.parse(estimator=estimator, corruption=corruption)
         pace = _Pace()
         with closing(bench.extract(_check_anchors(texts), how.estimator, how.corruption)) as passes:
@@ -137,7 +137,7 @@ def open_upload(bench: Workbench, file: object) -> Offsets:
         CmrmError: no file, or one that the model can't be steered by.
     """
     path = require_upload(file, "offsets")
-    with rename_in_errors(path), replace_unexpected("open"):
+    with rename_in_errors(path), replace_unexpected("open failed."):
         return bench.open_offsets(path)
 
 
@@ -165,21 +165,21 @@ def rename_in_errors(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def replace_unexpected(what: str) -> Iterator[None]:
-    """Let no error through but those that say what to do."""
+def replace_unexpected(sentence: str) -> Iterator[None]:
+    """Let no error through but those that say what to do; any other is logged with a `sentence`."""
     try:
         yield
     except CmrmError:
         raise
     except Exception as error:
-        _log.exception("%s failed.", what)
+        _log.exception(sentence)
         raise CmrmError(UNEXPECTED) from error
 
 
 @contextmanager
-def _supervise(kind: Kind, request: Request) -> Iterator[Callable[[Step], None]]:
+def _supervise(kind: str, facts: Mapping[str, object]) -> Iterator[Callable[[Step], None]]:
     """Log a request, and replace its unexpected errors."""
-    with replace_unexpected(kind), log_request(kind, request.facts) as see:
+    with replace_unexpected(f"{kind} failed."), log_request(kind, facts) as see:
         yield see
 
 

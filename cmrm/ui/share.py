@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
@@ -12,7 +11,7 @@ from ..saved_run import write_run
 from ..settings import format_layers
 from ..workbench import Workbench
 from . import html
-from .events import HIDDEN, IN_TURN, show_errors
+from .events import AT_ONCE, QUICK, show_errors
 from .requests import Request
 from .view import RUNNING, View
 
@@ -49,31 +48,21 @@ _SAVE = """(text) => {
 }"""
 
 
-@dataclass(frozen=True)
 class Share:
-    """The components; `text` is on its way to the browser, and nothing of it is written on the server."""
+    """The row below the answers; `text` is on its way to the browser, and nothing of it is written on the server.
 
-    copy: gr.Button
-    download: gr.Button
-    text: gr.Textbox
-    earlier: gr.Dropdown
-    runs: gr.State
+    `outputs` are those of an event that returns `add_run`.
+    """
 
-    @property
-    def outputs(self) -> list[Component]:
-        """Return the outputs of an event that returns `add_run`."""
-        return [self.runs, self.earlier]
-
-
-def add_share_row() -> Share:
-    """Lay out the row below the answers."""
-    with gr.Row(elem_id="share"):
-        copy = gr.Button("Copy answers", size="md")
-        download = gr.Button("Download JSON", size="md")
-        gr.DeepLinkButton("Copy link", "Link copied", size="md", icon=None, elem_id="link")
-        text = gr.Textbox(visible="hidden")
-        earlier = gr.Dropdown([], label="Earlier runs", elem_id="earlier", visible=False)
-    return Share(copy, download, text, earlier, gr.State(()))
+    def __init__(self) -> None:
+        with gr.Row(elem_id="share"):
+            self.copy = gr.Button("Copy answers", size="md")
+            self.download = gr.Button("Download JSON", size="md")
+            gr.DeepLinkButton("Copy link", "Link copied", size="md", icon=None, elem_id="link")
+            self.text = gr.Textbox(visible="hidden")
+            self.earlier = gr.Dropdown([], label="Earlier runs", elem_id="earlier", visible=False)
+        self.runs = gr.State(())
+        self.outputs = [self.runs, self.earlier]
 
 
 def add_run(runs: Runs, view: View) -> list[object]:
@@ -113,16 +102,13 @@ def connect_share(
             return [gr.skip()] * len(outputs)
         return [*_restore(runs[number].request, inputs), *html.write_frame(runs[number])]
 
-    share.copy.click(lambda sentence: gr.Info(sentence), share.text, None, js=_COPY, **IN_TURN, **HIDDEN)
+    share.copy.click(lambda sentence: gr.Info(sentence), share.text, None, js=_COPY, **QUICK)
     # The server forgets what it wrote, or a link would hand it on, as it does all that the components hold.
-    share.download.click(write, view_state, share.text, **IN_TURN, **HIDDEN).then(
-        lambda _: "", share.text, share.text, js=_SAVE, **IN_TURN, **HIDDEN
-    )
-    blocks.load(lambda runs: gr.Dropdown(visible=bool(runs)), share.runs, share.earlier, queue=False, **HIDDEN)
+    written = share.download.click(write, view_state, share.text, **QUICK)
+    written.then(lambda _: "", share.text, share.text, js=_SAVE, **QUICK)
+    blocks.load(lambda runs: gr.Dropdown(visible=bool(runs)), share.runs, share.earlier, **AT_ONCE)
     outputs = [*inputs.values(), *frame]
-    share.earlier.input(
-        restore, [view_state, share.runs, share.earlier], outputs, preprocess=False, **IN_TURN, **HIDDEN
-    )
+    share.earlier.input(restore, [view_state, share.runs, share.earlier], outputs, preprocess=False, **QUICK)
 
 
 def _name(number: int, view: View) -> str:

@@ -57,10 +57,6 @@ class View:
         """Return the view of a run that could not go on, and why."""
         return replace(self, phase="stopped" if self.rows else "idle", error=sentence, blind=False)
 
-    def reveal(self) -> "View":
-        """Return the view that says which answer is whose."""
-        return replace(self, blind=False)
-
     @property
     def finished(self) -> Request | None:
         """The request of a run that has ended and hides nothing, else None."""
