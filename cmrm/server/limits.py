@@ -5,18 +5,12 @@ from collections.abc import Awaitable, Callable
 import gradio as gr
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..ui.events import Queue
 
 MOST_BODY = 64_000_000
 """Bytes of one HTTP request: an upload, or the JSON of a call, which may hold a picture as a data URI."""
-
-
-def limits(blocks: gr.Blocks) -> dict[str, object]:
-    """Return what makes a FastAPI app keep the limits, as its keyword arguments."""
-    return {"middleware": [Middleware(BoundedBody)], "exception_handlers": {503: _busy(blocks)}}
 
 
 class BoundedBody:
@@ -40,7 +34,7 @@ class BoundedBody:
         await self.app(scope, counted if scope["type"] == "http" else receive, send)
 
 
-def _busy(blocks: gr.Blocks) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+def say_busy(blocks: gr.Blocks) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
     """Return what answers in place of Gradio's word on a full queue."""
 
     async def busy(request: Request, error: Exception) -> JSONResponse:

@@ -169,8 +169,7 @@ def beat(stream: Callable[[], Generator[Item, None, Result]], last: Item) -> Gen
                     yield last
                 step = coming.result()
                 if isinstance(step, _End):
-                    result: Result = step.result
-                    return result
+                    return step.result
                 yield (last := step)
         finally:
             thread.submit(running.close).result()
