@@ -15,7 +15,8 @@ from ..steering.offsets import Offsets
 from ..workbench import Workbench
 from . import html
 from .events import AT_ONCE, QUICK, Updates, follow_stop, run_model, show_errors, wait_for_turn
-from .own_offsets import Own, offer_offsets
+from .gradio_private import offer_download
+from .own_offsets import Own
 from .requests import measure, open_upload, require_upload
 from .stages import Countdown
 
@@ -146,7 +147,7 @@ class _Anchors:
             self.facts: html.write_offsets(offsets, offsets.check(self.bench.engine.identity)),
             self.plot: picture.figure,
             self.caption: html.parts.caption(picture.alt),
-            self.download: offer_offsets(offsets, self.blocks),
+            self.download: offer_download(self.blocks, "offsets.safetensors", offsets.save),
             self.made: offsets,
         }
 

@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 
 import gradio as gr
 
@@ -18,9 +17,9 @@ from .controls import add_controls, add_examples, add_image, add_prompt
 from .events import AT_ONCE, QUICK, follow_end, run_model, show_errors, wait_for_turn
 from .own_offsets import Own
 from .requests import answer, parse_request
-from .share import Runs, Share, add_run, connect_share
+from .share import Runs, Share, add_run
 from .view import RUNNING, View, label_steering, needs_veil
-from .votes import Tally, Vote, Votes, cast_vote
+from .votes import Votes
 
 EXAMPLES = {
     "Harmful request: degraded": (
@@ -45,9 +44,9 @@ def add_compare_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> "Compare":
     """Lay out the tab and connect its events."""
     tab = Compare(bench, blocks, own.offsets)
     tab.connect()
-    tab.connect_votes()
+    tab.votes.connect(tab.view, tab.frame, tab.share)
     inputs = {"image": tab.image, "prompt": tab.prompt, **tab.controls}
-    connect_share(bench, blocks, tab.share, tab.view, inputs, tab.frame)
+    tab.share.connect(bench, blocks, tab.view, inputs, tab.frame)
     return tab
 
 
@@ -171,19 +170,6 @@ class Compare:
         """Return the frame of a run that has ended, which is kept if it is whole."""
         view = view.end()
         return [*html.write_frame(view), *add_run(runs, view)]
-
-    def connect_votes(self) -> None:
-        """Connect the events of the votes."""
-        outputs = [*self.frame, self.votes.tally, self.votes.note, *self.share.outputs]
-
-        def vote(choice: Vote, view: View, tally: Tally, runs: Runs) -> list[object]:
-            if not view.blind or view.phase != "done":
-                return [gr.skip()] * len(outputs)
-            view, tally, sentence = cast_vote(choice, view, tally)
-            return [*html.write_frame(view), tally, sentence, *add_run(runs, view)]
-
-        for choice, button in self.votes.buttons.items():
-            button.click(partial(vote, choice), [self.view, self.votes.tally, self.share.runs], outputs, **QUICK)
 
 
 def _find_unknown(bench: Workbench, prompt: object) -> tuple[str, ...]:

@@ -197,4 +197,4 @@ def write_tokens(parting: Parting, veil: Veil = "open") -> str:
 def _candidate(one: Candidate) -> dict[str, object]:
     text = one.text if one.text == END else repr(one.text)[1:-1].replace(" ", "␣")
     shares = (("orange", one.unsteered), ("blue", one.steered))
-    return {"text": text, "bars": [(COLOURS[colour], f"{100 * share:.1f}%") for colour, share in shares]}
+    return {"text": text, "bars": [(COLOURS[colour], f"{share:.1%}") for colour, share in shares]}

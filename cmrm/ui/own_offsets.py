@@ -6,7 +6,6 @@ from ..steering.offsets import Offsets
 from ..workbench import Workbench
 from . import html
 from .events import AT_ONCE, Updates
-from .gradio_private import offer_download
 
 
 class Own:
@@ -35,11 +34,6 @@ class Own:
             self.note: html.parts.note(_describe(offsets)) if offsets else "",
             self.status: html.write_status(self.bench, offsets),
         }
-
-
-def offer_offsets(offsets: Offsets, blocks: gr.Blocks) -> str:
-    """Return the path of a file of them that a visitor may download."""
-    return offer_download(blocks, "offsets.safetensors", offsets.save)
 
 
 def _describe(offsets: Offsets) -> str:

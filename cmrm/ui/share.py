@@ -64,6 +64,42 @@ class Share:
         self.runs = gr.State(())
         self.outputs = [self.runs, self.earlier]
 
+    def connect(
+        self,
+        bench: Workbench,
+        blocks: gr.Blocks,
+        view_state: gr.State,
+        inputs: Mapping[str, Component],
+        frame: Sequence[Component],
+    ) -> None:
+        """Connect the events: what is shown is in `view_state`, and an earlier run goes back to `inputs` and `frame`.
+
+        The inputs are called as the parts of a request: "image", "prompt", and the settings by name.
+        """
+
+        def write(view: View) -> str:
+            request = view.finished
+            if request is None:
+                gr.Info("There is no finished comparison to download yet.")
+                return ""
+            image = None if request.image is None else Path(request.image)
+            with show_errors():
+                run = write_run(bench, image, request.prompt, request.settings, view.rows, request.offsets)
+            return json.dumps(run, indent=2, ensure_ascii=False)
+
+        def restore(view: View, runs: Runs, number: object) -> list[object]:
+            if view.phase in RUNNING or not isinstance(number, int) or not 0 <= number < len(runs):
+                return [gr.skip()] * len(outputs)
+            return [*_restore(runs[number].request, inputs), *html.write_frame(runs[number])]
+
+        self.copy.click(lambda sentence: gr.Info(sentence), self.text, None, js=_COPY, **QUICK)
+        # The server forgets what it wrote, or a link would hand it on, as it does all that the components hold.
+        written = self.download.click(write, view_state, self.text, **QUICK)
+        written.then(lambda _: "", self.text, self.text, js=_SAVE, **QUICK)
+        blocks.load(lambda runs: gr.Dropdown(visible=bool(runs)), self.runs, self.earlier, **AT_ONCE)
+        outputs = [*inputs.values(), *frame]
+        self.earlier.input(restore, [view_state, self.runs, self.earlier], outputs, preprocess=False, **QUICK)
+
 
 def add_run(runs: Runs, view: View) -> list[object]:
     """Return the runs with a finished one at their end, and the list to choose from."""
@@ -72,43 +108,6 @@ def add_run(runs: Runs, view: View) -> list[object]:
     runs = (*runs, view)[-MOST_RUNS:]
     choices = [(_name(number, one), number) for number, one in enumerate(runs)]
     return [runs, gr.Dropdown(choices[::-1], value=None, visible=True)]
-
-
-def connect_share(
-    bench: Workbench,
-    blocks: gr.Blocks,
-    share: Share,
-    view_state: gr.State,
-    inputs: Mapping[str, Component],
-    frame: Sequence[Component],
-) -> None:
-    """Connect the row's events: what is shown is in `view_state`, and an earlier run goes back to `inputs` and `frame`.
-
-    The inputs are called as the parts of a request: "image", "prompt", and the settings by name.
-    """
-
-    def write(view: View) -> str:
-        request = view.finished
-        if request is None:
-            gr.Info("There is no finished comparison to download yet.")
-            return ""
-        image = None if request.image is None else Path(request.image)
-        with show_errors():
-            run = write_run(bench, image, request.prompt, request.settings, view.rows, request.offsets)
-        return json.dumps(run, indent=2, ensure_ascii=False)
-
-    def restore(view: View, runs: Runs, number: object) -> list[object]:
-        if view.phase in RUNNING or not isinstance(number, int) or not 0 <= number < len(runs):
-            return [gr.skip()] * len(outputs)
-        return [*_restore(runs[number].request, inputs), *html.write_frame(runs[number])]
-
-    share.copy.click(lambda sentence: gr.Info(sentence), share.text, None, js=_COPY, **QUICK)
-    # The server forgets what it wrote, or a link would hand it on, as it does all that the components hold.
-    written = share.download.click(write, view_state, share.text, **QUICK)
-    written.then(lambda _: "", share.text, share.text, js=_SAVE, **QUICK)
-    blocks.load(lambda runs: gr.Dropdown(visible=bool(runs)), share.runs, share.earlier, **AT_ONCE)
-    outputs = [*inputs.values(), *frame]
-    share.earlier.input(restore, [view_state, share.runs, share.earlier], outputs, preprocess=False, **QUICK)
 
 
 def _name(number: int, view: View) -> str:
