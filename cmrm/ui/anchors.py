@@ -57,7 +57,7 @@ class _Anchors:
             elem_id="anchor-texts",
         )
         with gr.Row(elem_classes="pair"):
-            self.load = gr.UploadButton("Upload .txt or .jsonl", file_types=[".txt", ".jsonl"], size="md")
+            self.upload = gr.UploadButton("Upload .txt or .jsonl", file_types=[".txt", ".jsonl"], size="md")
             self.shipped = gr.Button("Take the model's own", size="md")
         self.estimator = gr.Radio(
             list(get_args(Estimator)),
@@ -87,8 +87,8 @@ class _Anchors:
 
     def connect(self, own: Own) -> None:
         filled = [self.texts, self.note]
-        self.load.upload(self.load_texts, self.load, filled, preprocess=False, **QUICK)
-        self.shipped.click(self.take_shipped, None, filled, **AT_ONCE)
+        self.upload.upload(self.load, self.upload, filled, preprocess=False, **QUICK)
+        self.shipped.click(self.take, None, filled, **AT_ONCE)
         frame = [self.note, self.progress, self.results]
         results = [*frame, self.facts, self.plot, self.caption, self.download, self.made]
         waiting = self.compute.click(self.begin, None, frame, **QUICK)
@@ -99,13 +99,13 @@ class _Anchors:
         self.open.upload(self.open_file, self.open, results, preprocess=False, **QUICK)
         self.use.click(own.use, self.made, own.outputs, **AT_ONCE)
 
-    def load_texts(self, file: object) -> Updates:
+    def load(self, file: object) -> Updates:
         try:
             return self.show_texts(_read_upload(file))
         except CmrmError as error:
             return {self.note: html.parts.problem(str(error))}
 
-    def take_shipped(self) -> Updates:
+    def take(self) -> Updates:
         return self.show_texts(load_anchors(self.recipe.anchors))
 
     def show_texts(self, found: AnchorSet) -> Updates:

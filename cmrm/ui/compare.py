@@ -92,6 +92,10 @@ class Compare:
 
     def connect(self) -> None:
         """Connect the events of a run."""
+
+        def clear(method: object, alpha: object) -> list[object]:
+            return [None, "", *html.write_frame(View(self.veiled, label_steering(method, alpha)))]
+
         controls, share = self.controls, self.share
         waiting = gr.on(
             [self.run.click, self.prompt.submit, self.again.click],
@@ -109,7 +113,7 @@ class Compare:
         self.stop.click(None, cancels=[running])
         self.clear.click(None, cancels=[running])
         cleared = [self.image, self.prompt, *self.frame]
-        self.clear.click(self.empty, [controls["method"], controls["alpha"]], cleared, preprocess=False, **QUICK)
+        self.clear.click(clear, [controls["method"], controls["alpha"]], cleared, preprocess=False, **QUICK)
         recipes = self.bench.recipes
         controls["method"].input(lambda name: recipes[name].alpha, controls["method"], controls["alpha"], **AT_ONCE)
 
@@ -161,10 +165,6 @@ class Compare:
                         yield html.write_frame(view)
             except CmrmError as error:
                 yield html.write_frame(view.fail(str(error)))
-
-    def empty(self, method: object, alpha: object) -> list[object]:
-        """Return neither image nor prompt nor answers."""
-        return [None, "", *html.write_frame(View(self.veiled, label_steering(method, alpha)))]
 
     def end(self, view: View, runs: Runs) -> list[object]:
         """Return the frame of a run that has ended, which is kept if it is whole."""
