@@ -1,6 +1,7 @@
 """The page served: its looks, its limits, and what else the server answers."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def launch(
             footer_links=["api"],
             app_kwargs={
                 "middleware": [Middleware(BoundedBody)],
-                "exception_handlers": {503: say_busy(blocks)},
+                "exception_handlers": {503: partial(say_busy, blocks)},
                 "routes": [APIRoute("/health", health)] if health else [],
             },
             max_file_size="50mb",
