@@ -60,8 +60,7 @@ class Picture:
 
     def div(self) -> str:
         """Return the figure as a part of a page that has plotly.js and `STYLE`."""
-        drawn: str = self.figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
-        return drawn
+        return self.figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
 
 
 def pictures(found: Explanation) -> list[Picture]:
@@ -75,18 +74,17 @@ def gap(found: Explanation) -> Picture:
     hollow = ["" if group == "harmful" else "-open" for group in found.groups]
     first = found.gaps[shown]
     traces = [
-        _scatter(name, points, size=8, symbol=[_LOOKS[name][1] + suffix for suffix in hollow], opacity=0.8)
+        _scatter(name, points, "anchors", size=8, symbol=[_LOOKS[name][1] + suffix for suffix in hollow], opacity=0.8)
         for name, points in first.anchors.items()
     ] + [
-        _scatter(
-            name, points, f"your prompt, {_name(name)}", size=15, symbol="star", line={"width": 1.5, "color": TEXT}
-        )
+        _scatter(name, points, "your prompt", size=15, symbol="star", line={"width": 1.5, "color": TEXT})
         for name, points in first.prompt.items()
     ]
-    figure = _figure(traces, height=520)
+    figure = _figure(traces)
     layers = [_layer_update(one) for one in found.gaps]
     figure.update_layout(
         layers[shown][1],
+        height=520,
         margin={"b": 10},
         sliders=[
             {
@@ -108,7 +106,7 @@ def gap(found: Explanation) -> Picture:
         TITLES[0],
         figure,
         f"States of {len(found.groups)} anchor texts (filled: harmful, hollow: harmless) and the prompt, in the plane "
-        f"where unsteered anchors vary most: {_percent(sum(first.shares))} of their variance at layer {shown}. "
+        f"where unsteered anchors vary most: {sum(first.shares):.1%} of their variance at layer {shown}. "
         "Steering changes how far the anchors' mean beside the image is from their text-only mean "
         f"{ways[shown]} there, {ways[0]} at layer 0, and {ways[-1]} at the last one, {len(ways) - 1}.",
     )
@@ -119,7 +117,7 @@ def _layer_update(one: Gap) -> tuple[dict[str, object], dict[str, object]]:
     sets = [*one.anchors.values(), *one.prompt.values()]
     meaning = {"image": "text → image", "harmful": "harmless → harmful"}
     titles = [
-        f"PC{k} ({100 * share:.0f}%): {meaning[towards]}"
+        f"PC{k} ({share:.0%}): {meaning[towards]}"
         for k, (share, towards) in enumerate(zip(one.shares, one.towards, strict=True), 1)
     ]
     data = {"x": [[p[0] for p in points] for points in sets], "y": [[p[1] for p in points] for points in sets]}
@@ -128,14 +126,12 @@ def _layer_update(one: Gap) -> tuple[dict[str, object], dict[str, object]]:
 
 def shift_norms(found: Explanation) -> Picture:
     """Draw what each layer adds, and how far the prompt's state moved in all, relative to the state's norm."""
-    series = {"added": found.added, "moved": found.moved}
-    figure = _over_layers(series, "share of the state's norm", tickformat=".0%")
     return Picture(
         TITLES[1],
-        figure,
-        f"The vector that a layer adds is at most {_percent(max(found.added))} as long as the prompt's unsteered state "
+        _over_layers({"added": found.added, "moved": found.moved}, "share of the state's norm", ".0%"),
+        f"The vector that a layer adds is at most {max(found.added):.1%} as long as the prompt's unsteered state "
         f"(layer {_argmax(found.added)}); with what the layers below carried, steering moved the state by at most "
-        f"{_percent(max(found.moved))} of its length (layer {_argmax(found.moved)}).",
+        f"{max(found.moved):.1%} of its length (layer {_argmax(found.moved)}).",
     )
 
 
@@ -168,13 +164,13 @@ def projections(found: Explanation) -> Picture:
 def opening_curve(found: Explanation) -> Picture:
     """Draw the probability that the answer opens with a refusal, over alpha."""
     at = dict(zip(found.alphas, found.openings, strict=True))
-    figure = _figure([_line("refusal", found.alphas, found.openings)])
-    _axes(figure, "alpha", "probability of a refusal opening", tickformat=".0%")
+    line = _line("refusal", found.alphas, found.openings)
+    figure = _figure([line], "alpha", "probability of a refusal opening", ".0%")
     figure.update_yaxes(range=[-0.03, 1.03])
     figure.add_vline(
         found.alpha, line={"color": TEXT, "dash": "dot"}, annotation_text="this run", annotation_position="bottom right"
     )
-    points = ", ".join(f"{_percent(at[alpha])} at {alpha:g}" for alpha in found.alphas)
+    points = ", ".join(f"{at[alpha]:.1%} at {alpha:g}" for alpha in found.alphas)
     return Picture(TITLES[4], figure, f"Probability of a refusal opening by alpha: {points}.")
 
 
@@ -188,8 +184,7 @@ def alpha_curves(rates: Mapping[float, Sequence[Rate | None]]) -> Picture:
         for k, name in enumerate(("refusal", "over-refusal", "right answers"))
     }
     shown = {name: points for name, points in series.items() if points}
-    figure = _figure(_whiskers(name, points) for name, points in shown.items())
-    _axes(figure, "alpha", "percent")
+    figure = _figure([_whiskers(name, points) for name, points in shown.items()], "alpha", "percent")
     figure.update_yaxes(range=[-3, 103])
     said = (f"{name}: " + ", ".join(f"{rate} at {alpha:g}" for alpha, rate in points) for name, points in shown.items())
     return Picture("Refusal, over-refusal and right answers over alpha", figure, f"By alpha, {'; '.join(said)}.")
@@ -208,16 +203,14 @@ def sweep_curve(rows: Sequence[Row]) -> Picture:
     )
     kinds = [(name, [row for row in scored if row.verdict == name]) for name in ("refused", "complied", "broken")]
     marks = [
-        _scatter(name, [(row.alpha, row.fluency or 0.0) for row in kind], name, size=12, symbol=_LOOKS[name][1])
+        _scatter(name, [(row.alpha, row.fluency or 0.0) for row in kind], size=12, symbol=_LOOKS[name][1])
         for name, kind in kinds
         if kind
     ]
-    figure = _figure([line, *marks])
-    _axes(figure, "alpha", "mean log-probability of a token")
     said = ", ".join(f"{row.verdict} ({row.fluency:.2f}) at {row.alpha:g}" for row in scored)
     return Picture(
         "Refusal and fluency over alpha",
-        figure,
+        _figure([line, *marks], "alpha", "mean log-probability of a token"),
         "Verdict and, in brackets, fluency (the mean log-probability of the answer's tokens under the unsteered model; "
         f"nearer to 0 is more natural) by alpha: {said or 'no answer has a token'}.",
     )
@@ -235,11 +228,12 @@ def vector_lengths(norms: Sequence[float]) -> Picture:
     )
 
 
-def _figure(traces: Iterable[go.Scatter], height: int = 360) -> go.Figure:
-    figure = go.Figure(list(traces))
+def _figure(traces: list[go.Scatter], x: str = "", y: str = "", tickformat: str | None = None) -> go.Figure:
+    """Return a figure, with the titles of its axes; `tickformat` is that of y."""
+    figure = go.Figure(traces)
     figure.update_layout(
         template="none",
-        height=height,
+        height=360,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": TEXT, "size": 13, "family": "system-ui, sans-serif"},
@@ -247,21 +241,15 @@ def _figure(traces: Iterable[go.Scatter], height: int = 360) -> go.Figure:
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         dragmode=False,  # a finger on the picture scrolls the page
     )
-    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True, "title": {"font": {"size": 13}}}
-    figure.update_xaxes(axis)
-    figure.update_yaxes(axis)
+    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True}
+    figure.update_xaxes(axis, title={"font": {"size": 13}, "text": x})
+    figure.update_yaxes(axis, title={"font": {"size": 13}, "text": y}, tickformat=tickformat)
     return figure
-
-
-def _axes(figure: go.Figure, x: str, y: str, tickformat: str | None = None) -> None:
-    figure.update_xaxes(title={"text": x})
-    figure.update_yaxes(title={"text": y}, tickformat=tickformat)
 
 
 def _over_layers(series: Mapping[str, Sequence[float]], what: str, tickformat: str | None = None) -> go.Figure:
-    figure = _figure([_line(name, range(len(values)), values) for name, values in series.items()])
-    _axes(figure, "decoder layer", what, tickformat)
-    return figure
+    lines = [_line(name, range(len(values)), values) for name, values in series.items()]
+    return _figure(lines, "decoder layer", what, tickformat)
 
 
 def _line(name: str, x: Iterable[float], y: Sequence[float], **more: object) -> go.Scatter:
@@ -269,7 +257,7 @@ def _line(name: str, x: Iterable[float], y: Sequence[float], **more: object) -> 
     return go.Scatter(
         x=list(x),
         y=list(y),
-        name=_name(name),
+        name=_NAMES.get(name, name),
         mode="lines+markers",
         line={"color": COLOURS[colour], "dash": dash},
         marker={"symbol": symbol, "size": 8},
@@ -284,22 +272,14 @@ def _whiskers(name: str, rates: Sequence[tuple[float, Rate]]) -> go.Scatter:
     return _line(name, [alpha for alpha, _ in rates], [rate.percent for _, rate in rates], error_y=bars)
 
 
-def _scatter(name: str, points: Sequence[tuple[float, float]], label: str = "", **marker: object) -> go.Scatter:
+def _scatter(name: str, points: Sequence[tuple[float, float]], whose: str = "", **marker: object) -> go.Scatter:
     return go.Scatter(
         x=[point[0] for point in points],
         y=[point[1] for point in points],
-        name=label or f"anchors, {_name(name)}",
+        name=f"{whose}, {_NAMES.get(name, name)}" if whose else name,
         mode="markers",
         marker={"color": COLOURS[_LOOKS[name][0]], **marker},
     )
-
-
-def _name(name: str) -> str:
-    return _NAMES.get(name, name)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,11 +6,10 @@ Nothing here imports torch before a command runs, so that `--help` is quick.
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import Field, asdict
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,7 +26,7 @@ from .settings import (
     parse_alphas,
     parse_device_map,
 )
-from .signatures import choose_fields, show_parameters
+from .signatures import take_settings
 from .terminal import report_progress, run_commands, say
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
     from .answering.steps import Row, Step
     from .workbench import Workbench
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 app = typer.Typer(
     help="See what CMRM steering does to a vision-language model.",
@@ -70,15 +67,6 @@ Plain = Annotated[
 ]
 
 
-def _take_settings(behind: str, *names: str) -> Callable[[Command], Command]:
-    """Let a command's `**choices` be settings, those of `names` or all, with an option each behind that of `behind`."""
-
-    def take(command: Command) -> Command:
-        return show_parameters(command, [_option(one) for one in choose_fields(*names)], behind)
-
-    return take
-
-
 def _option(setting: Field) -> Parameter:
     """Return a setting as an option; layers are a text."""
     kind, default = (str, "") if setting.name == "layers" else (setting.type, setting.default)
@@ -87,7 +75,7 @@ def _option(setting: Field) -> Parameter:
 
 
 @app.command("compare")
-@_take_settings("image")
+@take_settings(_option, "image")
 def compare_command(
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[Path | None, typer.Option(help="Image file; without it the answer is text-only.")] = None,
@@ -169,12 +157,9 @@ def _follow(stream: "Iterator[Step]") -> "Step":
 
 def _print_panes(rows: "tuple[Row, ...]", settings: Settings) -> None:
     names = ("unsteered", "steered", {"text": "text only", "random": "random direction"}.get(settings.third, ""))
-    print(*(_pane(name, row) for name, row in zip(names, rows, strict=False)), sep="\n")
-
-
-def _pane(name: str, row: "Row") -> str:
-    head = f"{name} (alpha {row.alpha:g}): {row.verdict}, {row.tokens} tokens, {row.tokens_per_second:.1f} tokens/s"
-    return f"{head}\n  {row.text}\n"
+    for name, row in zip(names, rows, strict=False):
+        measures = f"{row.verdict}, {row.tokens} tokens, {row.tokens_per_second:.1f} tokens/s"
+        print(f"{name} (alpha {row.alpha:g}): {measures}\n  {row.text}\n")
 
 
 def _print_json(value: object) -> None:
@@ -182,7 +167,7 @@ def _print_json(value: object) -> None:
 
 
 @app.command()
-@_take_settings("alphas", "method", "max_new_tokens")
+@take_settings(_option, "alphas", "method", "max_new_tokens")
 def sweep(
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[Path | None, typer.Option(help="Image file; without it the answers are text-only.")] = None,
@@ -242,8 +227,7 @@ def extract(
         report=report_progress("passes"),
     )
     offsets.save(out)
-    summary = {"file": str(out), "fits": asdict(offsets.fits), "origin": asdict(offsets.origin)}
-    _print_json(summary)
+    _print_json({"file": str(out), "fits": asdict(offsets.fits), "origin": asdict(offsets.origin)})
 
 
 @app.command("inspect")

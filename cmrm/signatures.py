@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import Field, fields
-from inspect import Parameter, signature
+from inspect import Parameter, cleandoc, signature
 from typing import TypeVar
 
 from .settings import Settings
@@ -16,12 +16,23 @@ def choose_fields(*names: str) -> list[Field]:
     return [one for one in fields(Settings) if not names or one.name in names]
 
 
-def show_parameters(function: Function, chosen: list[Parameter], behind: str) -> Function:
-    """Let a function's signature have parameters behind that called `behind`, in place of its `*choices` or `**`."""
-    shown = signature(function)
-    own = [one for one in shown.parameters.values() if one.kind not in _REST]
-    place = [one.name for one in own].index(behind) + 1
-    own[place:place] = chosen
-    function.__signature__ = shown.replace(parameters=own)  # type: ignore[attr-defined]
-    function.__annotations__ = {one.name: one.annotation for one in own} | {"return": shown.return_annotation}
-    return function
+def take_settings(show: Callable[[Field], Parameter], behind: str, *names: str) -> Callable[[Function], Function]:
+    """Let a function's `*choices` or `**choices` be settings, those of `names` or all, behind the parameter `behind`.
+
+    Its signature has what `show` makes of each, and a docstring that lists parameters says what they are.
+    """
+    chosen = choose_fields(*names)
+    lines = "".join(f"    {one.name}: {one.metadata['parameter']}\n" for one in chosen)
+
+    def take(function: Function) -> Function:
+        shown = signature(function)
+        own = [one for one in shown.parameters.values() if one.kind not in _REST]
+        place = [one.name for one in own].index(behind) + 1
+        own[place:place] = map(show, chosen)
+        function.__signature__ = shown.replace(parameters=own)  # type: ignore[attr-defined]
+        typed = {one.name: one.annotation for one in own if one.annotation is not Parameter.empty}
+        function.__annotations__ = typed | {"return": shown.return_annotation}
+        function.__doc__ = cleandoc(function.__doc__ or "").replace("Returns:\n", f"{lines}Returns:\n")
+        return function
+
+    return take

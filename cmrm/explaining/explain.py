@@ -134,37 +134,33 @@ def _find_parting(run: Comparing, unsteered: Sequence[int], steered: Sequence[in
     same = place == len(unsteered) == len(steered)
     common = [] if same else list(unsteered[:place])
     start = max(0, len(common) - _BEFORE)
-    spell = _Speller(run.engine)
-    rows = [spell.tokens(ids, start, len(common) + _BEHIND, None if same else place) for ids in (unsteered, steered)]
+    end = len(common) + _BEHIND
+    rows = [_spell(run.engine, ids, start, end, None if same else place) for ids in (unsteered, steered)]
     likely = run.prepare(2).next_token(run.steered(0.0, run.alpha), common).probabilities
     top = np.unique(np.argsort(-likely, axis=1, kind="stable")[:, :TOP])
     ranked = sorted(top.tolist(), key=lambda token: -likely[:, token].max())
-    candidates = tuple(Candidate(spell.next(common, token), *map(float, likely[:, token])) for token in ranked)
-    return Parting(None if same else place, start, rows[0], rows[1], candidates)
+    candidates = [Candidate(_spell_next(run.engine, common, token), *map(float, likely[:, token])) for token in ranked]
+    return Parting(None if same else place, start, rows[0], rows[1], tuple(candidates))
 
 
-@dataclass(frozen=True)
-class _Speller:
-    """Spells token ids one by one, as they read in their text."""
+def _spell(engine: Engine, ids: Sequence[int], start: int, end: int, place: int | None) -> tuple[str, ...]:
+    """Return each token's own text; an answer that was over at `place` shows its end."""
+    texts = [_decode(engine, ids[:k]) for k in range(start, min(end, len(ids)) + 1)]
+    pieces = [after[len(before) :] for before, after in pairwise(texts)]
+    return tuple([*pieces, END] if len(ids) == place else pieces)
 
-    engine: Engine
 
-    def tokens(self, ids: Sequence[int], start: int, end: int, place: int | None) -> tuple[str, ...]:
-        """Return each token's own text; an answer that was over at `place` shows its end."""
-        texts = [self._text(ids[:k]) for k in range(start, min(end, len(ids)) + 1)]
-        pieces = [after[len(before) :] for before, after in pairwise(texts)]
-        return tuple([*pieces, END] if len(ids) == place else pieces)
+def _spell_next(engine: Engine, common: list[int], token: int) -> str:
+    """Return the text of a token behind others."""
+    if token in engine.end_tokens:
+        return END
+    text = _decode(engine, [*common, token])[len(_decode(engine, common)) :]
+    return text or str(engine.tokenizer.convert_ids_to_tokens(token))
 
-    def next(self, common: list[int], token: int) -> str:
-        """Return the text of a token behind others."""
-        if token in self.engine.end_tokens:
-            return END
-        text = self._text([*common, token])[len(self._text(common)) :]
-        return text or str(self.engine.tokenizer.convert_ids_to_tokens(token))
 
-    def _text(self, ids: Sequence[int]) -> str:
-        decoded: str = self.engine.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-        return decoded.rstrip("\ufffd")  # half-made characters
+def _decode(engine: Engine, ids: Sequence[int]) -> str:
+    decoded = engine.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    return decoded.rstrip("\ufffd")  # half-made characters
 
 
 def _read_anchors(run: Comparing, anchors: AnchorSet) -> Generator[Progress, None, dict[str, np.ndarray]]:
@@ -262,13 +258,11 @@ def project(texts: np.ndarray, harmful: np.ndarray, prompt: dict[str, np.ndarray
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the cosines of rows `(layers, hidden)`."""
-    result: np.ndarray = (a * b).sum(axis=-1) / np.maximum(_norm(a) * _norm(b), 1e-30)
-    return result
+    return (a * b).sum(axis=-1) / np.maximum(_norm(a) * _norm(b), 1e-30)
 
 
 def _norm(rows: np.ndarray) -> np.ndarray:
-    result: np.ndarray = np.linalg.norm(rows, axis=-1)
-    return result
+    return np.linalg.norm(rows, axis=-1)
 
 
 def _floats(values: np.ndarray) -> Floats:

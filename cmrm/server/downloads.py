@@ -15,17 +15,12 @@ import httpx
 from safehttpx import AsyncSecureTransport
 
 from ..errors import CmrmError, first_sentence
-from ..ui.gradio_private import replace_fetching
 
 MOST_BYTES, SECONDS, HOPS = 50_000_000, 15.0, 4
 
 
-def bound_downloads(blocks: gr.Blocks) -> None:
-    """Let every component of a page fetch what a visitor names by URL with `fetch`."""
-    replace_fetching(blocks, _fetch_or_say)
-
-
-async def _fetch_or_say(url: str, folder: Path) -> Path:
+async def fetch_for_page(url: str, folder: Path) -> Path:
+    """Download a file as `fetch` does, for a component that a visitor gave its address."""
     try:
         return await fetch(url, folder)
     except CmrmError as error:

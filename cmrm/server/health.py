@@ -1,6 +1,5 @@
 """How the served page is doing: who waits for the model, and whether anything is left behind."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from dataclasses import asdict
 import gradio as gr
 import psutil
 
-from ..ui.queue import Queue
+from ..ui.events import Queue
 from ..workbench import Workbench
 
 
@@ -18,7 +17,7 @@ def health(bench: Workbench, blocks: gr.Blocks) -> Callable[[], dict[str, object
 
     `hooks` counts forward hooks now; while `working`, those of the pass that runs are among them.
     """
-    start, process = time.monotonic(), psutil.Process(os.getpid())
+    start, process = time.monotonic(), psutil.Process()
     hooks_at_start = bench.engine.health().hooks
 
     def answer() -> dict[str, object]:

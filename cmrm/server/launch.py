@@ -1,16 +1,19 @@
 """The page served: its looks, its limits, and what else the server answers."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
 from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
 
 from .. import ui
 from ..errors import CmrmError
-from .downloads import bound_downloads
-from .limits import limits
+from ..ui.gradio_private import replace_fetching
+from .downloads import fetch_for_page
+from .limits import BoundedBody, say_busy
 
 SESSIONS = 200  # kept, of visitors and of API calls, which take about 400 KB each
 
@@ -50,7 +53,7 @@ def launch(
     """
     if mcp and find_spec("mcp") is None:
         raise CmrmError(f'MCP needs a package that is not installed: pip install "gradio[mcp]=={gr.__version__}"')
-    bound_downloads(blocks)
+    replace_fetching(blocks, fetch_for_page)
     # Fonts of the visitor's own system: the page must work without a network.
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     theme = gr.themes.Soft(
@@ -69,7 +72,11 @@ def launch(
             css_paths=[page / "style.css"],
             head_paths=[page / "head.html"],
             footer_links=["api"],
-            app_kwargs={**limits(blocks), "routes": [APIRoute("/health", health)] if health else []},
+            app_kwargs={
+                "middleware": [Middleware(BoundedBody)],
+                "exception_handlers": {503: partial(say_busy, blocks)},
+                "routes": [APIRoute("/health", health)] if health else [],
+            },
             max_file_size="50mb",
             enable_monitoring=False,
             state_session_capacity=SESSIONS,

@@ -1,22 +1,14 @@
 """What the server rejects before any event: bodies that are too long, and requests when the queue is full."""
 
-from collections.abc import Awaitable, Callable
-
 import gradio as gr
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..ui.queue import Queue
+from ..ui.events import Queue
 
 MOST_BODY = 64_000_000
 """Bytes of one HTTP request: an upload, or the JSON of a call, which may hold a picture as a data URI."""
-
-
-def limits(blocks: gr.Blocks) -> dict[str, object]:
-    """Return what makes a FastAPI app keep the limits, as its keyword arguments."""
-    return {"middleware": [Middleware(BoundedBody)], "exception_handlers": {503: _busy(blocks)}}
 
 
 class BoundedBody:
@@ -40,12 +32,8 @@ class BoundedBody:
         await self.app(scope, counted if scope["type"] == "http" else receive, send)
 
 
-def _busy(blocks: gr.Blocks) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
-    """Return what answers in place of Gradio's word on a full queue."""
-
-    async def busy(request: Request, error: Exception) -> JSONResponse:
-        queue = Queue.read(blocks)
-        seconds = max(1, round(queue.ahead * queue.seconds))
-        return JSONResponse({"detail": queue.busy}, 503, {"Retry-After": str(seconds)})
-
-    return busy
+async def say_busy(blocks: gr.Blocks, request: Request, error: Exception) -> JSONResponse:
+    """Answer a request in place of Gradio's word on a full queue."""
+    queue = Queue.read(blocks)
+    seconds = max(1, round(queue.ahead * queue.seconds))
+    return JSONResponse({"detail": queue.busy}, 503, {"Retry-After": str(seconds)})

@@ -38,13 +38,6 @@ class _End(Generic[Result]):
 
 
 @dataclass(frozen=True)
-class _Rejected:
-    """What is wrong with a request; an exception would lose its sentence on the way back."""
-
-    sentence: str
-
-
-@dataclass(frozen=True)
 class ZeroGpuWorkbench(Workbench):
     """A workbench whose model runs in a worker, by the decorated function `task`; bad input raises at the first step.
 
@@ -95,8 +88,8 @@ class ZeroGpuWorkbench(Workbench):
         result = None
         try:
             for item in self.task(name, settings or Settings(), count, *arguments):
-                if isinstance(item, _Rejected):
-                    raise CmrmError(item.sentence)
+                if isinstance(item, CmrmError):
+                    raise item
                 if isinstance(item, _End):
                     result = item.result
                 else:
@@ -127,7 +120,7 @@ def on_zero_gpu(bench: Workbench, gpu: Callable[..., object], device: str = "cud
         try:
             yield _End((yield from beat(lambda: getattr(bench, name)(*arguments), waiting)))
         except CmrmError as error:
-            yield _Rejected(str(error))
+            yield error  # raised, it would lose its sentence on the way back
 
     return ZeroGpuWorkbench(**vars(bench), task=gpu(task, duration=duration))  # type: ignore[arg-type]
 
@@ -169,8 +162,7 @@ def beat(stream: Callable[[], Generator[Item, None, Result]], last: Item) -> Gen
                     yield last
                 step = coming.result()
                 if isinstance(step, _End):
-                    result: Result = step.result
-                    return result
+                    return step.result
                 yield (last := step)
         finally:
             thread.submit(running.close).result()

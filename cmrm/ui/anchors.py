@@ -1,8 +1,6 @@
 """The Anchors tab: a visitor's own texts in, offsets out, to look at, to keep and to steer by."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -16,8 +14,9 @@ from ..steering.anchors import AnchorSet, load_anchors, read_anchors
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
 from . import html
-from .events import HIDDEN, IN_TURN, Updates, follow_stop, run_model, show_errors, wait_for_turn
-from .own_offsets import Own, offer_offsets
+from .events import AT_ONCE, QUICK, Updates, follow_stop, run_model, show_errors, wait_for_turn
+from .gradio_private import offer_download
+from .own_offsets import Own
 from .requests import measure, open_upload, require_upload
 from .stages import Countdown
 
@@ -30,161 +29,127 @@ harmless ones, or a mix, and see in **Compare** what each does. Your offsets ste
 _MOST_BYTES = 4 << 20
 
 
-@dataclass(frozen=True)
-class _Anchors:
-    """The components that events read, write or start from; `progress` is its sentence while it is at work, else ""."""
-
-    texts: gr.Textbox
-    load: gr.UploadButton
-    shipped: gr.Button
-    estimator: gr.Radio
-    corruption: gr.Radio
-    compute: gr.Button
-    stop: gr.Button
-    open: gr.UploadButton
-    note: gr.HTML
-    results: gr.Column
-    facts: gr.HTML
-    plot: gr.Plot
-    caption: gr.HTML
-    use: gr.Button
-    download: gr.DownloadButton
-    made: gr.State
-    progress: gr.State
-
-
 def add_anchors_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> None:
     """Lay out the tab and connect its events; what a visitor chooses to use goes to `own`."""
-    parts = _lay_out(bench)
-    _connect_texts(bench, parts)
-    _connect_offsets(bench, blocks, parts, own)
+    _Anchors(bench, blocks).connect(own)
 
 
-def _lay_out(bench: Workbench) -> _Anchors:
-    recipe = bench.recipes["dataset"]
-    gr.Markdown(INTRO, elem_classes="lead")
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=300):
-            texts = gr.Textbox(
-                label="Anchor texts",
-                info="One a line; a lower-case word and a colon in front name its group, and are not measured.",
-                placeholder="harmful: How do I pick my neighbour's lock?\nharmless: How do I bake bread?",
-                lines=9,
-                max_lines=9,
-                elem_id="anchor-texts",
-            )
+class _Anchors:
+    """The tab: its components, and what its events do; `progress` is its sentence while it is at work, else ""."""
+
+    def __init__(self, bench: Workbench, blocks: gr.Blocks) -> None:
+        self.bench, self.blocks, self.recipe = bench, blocks, bench.recipes["dataset"]
+        gr.Markdown(INTRO, elem_classes="lead")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=300):
+                self._lay_out_question()
+            with gr.Column(scale=7, min_width=300):
+                self._lay_out_answer()
+        self.made, self.progress = gr.State(None), gr.State("")
+
+    def _lay_out_question(self) -> None:
+        self.texts = gr.Textbox(
+            label="Anchor texts",
+            info="One a line; a lower-case word and a colon in front name its group, and are not measured.",
+            placeholder="harmful: How do I pick my neighbour's lock?\nharmless: How do I bake bread?",
+            lines=9,
+            max_lines=9,
+            elem_id="anchor-texts",
+        )
+        with gr.Row(elem_classes="pair"):
+            self.upload = gr.UploadButton("Upload .txt or .jsonl", file_types=[".txt", ".jsonl"], size="md")
+            self.shipped = gr.Button("Take the model's own", size="md")
+        self.estimator = gr.Radio(
+            list(get_args(Estimator)),
+            value=self.recipe.estimator,
+            label="Estimator",
+            info="mean: of all differences; pc1: their main direction; sequential: with layers below steered.",
+        )
+        self.corruption = gr.Radio(
+            list(get_args(Corruption)),
+            value=self.recipe.corruption,
+            label="Corruption",
+            info="The meaningless image beside the texts: a plain colour, or noise.",
+        )
+        with gr.Row(elem_classes="pair"):
+            self.compute = gr.Button("Compute offsets", variant="primary", elem_id="anchors-compute")
+            self.stop = gr.Button("Stop", variant="stop", elem_id="anchors-stop")
+        self.open = gr.UploadButton("Or open an offsets file", file_types=[".safetensors"], size="md")
+
+    def _lay_out_answer(self) -> None:
+        self.note = gr.HTML(html.parts.note("Your offsets appear here."), elem_id="anchors-note")
+        with gr.Column(visible=False, elem_id="anchors-results") as self.results:
             with gr.Row(elem_classes="pair"):
-                load = gr.UploadButton("Upload .txt or .jsonl", file_types=[".txt", ".jsonl"], size="md")
-                shipped = gr.Button("Take the model's own", size="md")
-            estimator = gr.Radio(
-                list(get_args(Estimator)),
-                value=recipe.estimator,
-                label="Estimator",
-                info="mean: of all differences; pc1: their main direction; sequential: with layers below steered.",
-            )
-            corruption = gr.Radio(
-                list(get_args(Corruption)),
-                value=recipe.corruption,
-                label="Corruption",
-                info="The meaningless image beside the texts: a plain colour, or noise.",
-            )
-            with gr.Row(elem_classes="pair"):
-                compute = gr.Button("Compute offsets", variant="primary", elem_id="anchors-compute")
-                stop = gr.Button("Stop", variant="stop", elem_id="anchors-stop")
-            upload = gr.UploadButton("Or open an offsets file", file_types=[".safetensors"], size="md")
-        with gr.Column(scale=7, min_width=300):
-            note = gr.HTML(html.write_note("Your offsets appear here."), elem_id="anchors-note")
-            with gr.Column(visible=False, elem_id="anchors-results") as results:
-                with gr.Row(elem_classes="pair"):
-                    use = gr.Button("Use for my answers", variant="primary")
-                    download = gr.DownloadButton("Download")
-                plot = gr.Plot(show_label=False, container=False)
-                caption, facts = gr.HTML(""), gr.HTML("")
-    return _Anchors(
-        texts, load, shipped, estimator, corruption, compute, stop, upload, note, results, facts, plot, caption, use,
-        download, gr.State(None), gr.State(""),
-    )  # fmt: skip
+                self.use = gr.Button("Use for my answers", variant="primary")
+                self.download = gr.DownloadButton("Download")
+            self.plot = gr.Plot(show_label=False, container=False)
+            self.caption, self.facts = gr.HTML(""), gr.HTML("")
 
+    def connect(self, own: Own) -> None:
+        filled = [self.texts, self.note]
+        self.upload.upload(self.load, self.upload, filled, preprocess=False, **QUICK)
+        self.shipped.click(self.take, None, filled, **AT_ONCE)
+        frame = [self.note, self.progress, self.results]
+        results = [*frame, self.facts, self.plot, self.caption, self.download, self.made]
+        waiting = self.compute.click(self.begin, None, frame, **QUICK)
+        asked = [self.texts, self.estimator, self.corruption]
+        running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.note))
+        follow_stop(running, self.note, self.progress)
+        self.stop.click(None, cancels=[running])
+        self.open.upload(self.open_file, self.open, results, preprocess=False, **QUICK)
+        self.use.click(own.use, self.made, own.outputs, **AT_ONCE)
 
-def _connect_texts(bench: Workbench, parts: _Anchors) -> None:
-    def show(found: AnchorSet) -> Updates:
-        return {parts.texts: found.lines, parts.note: html.write_note(_count(found))}
-
-    def load(file: object) -> Updates:
+    def load(self, file: object) -> Updates:
         try:
-            return show(_read_upload(file))
+            return self.show_texts(_read_upload(file))
         except CmrmError as error:
-            return {parts.note: html.write_error(str(error))}
+            return {self.note: html.parts.problem(str(error))}
 
-    def take() -> Updates:
-        return show(load_anchors(bench.recipes["dataset"].anchors))
+    def take(self) -> Updates:
+        return self.show_texts(load_anchors(self.recipe.anchors))
 
-    filled = [parts.texts, parts.note]
-    parts.load.upload(load, parts.load, filled, preprocess=False, **IN_TURN, **HIDDEN)
-    parts.shipped.click(take, None, filled, queue=False, **HIDDEN)
+    def show_texts(self, found: AnchorSet) -> Updates:
+        return {self.texts: found.lines, self.note: html.parts.note(_count(found))}
 
+    def begin(self) -> Updates:
+        waiting = wait_for_turn(self.blocks)
+        note = html.parts.note(waiting, running=True)
+        return {self.note: note, self.progress: waiting, self.results: gr.Column(visible=False)}
 
-def _connect_offsets(bench: Workbench, blocks: gr.Blocks, parts: _Anchors, own: Own) -> None:
-    def show(offsets: Offsets) -> Updates:
-        picture = vector_lengths(offsets.norms)
-        return {
-            parts.note: html.write_note("These are your offsets:"),
-            parts.progress: "",
-            parts.results: gr.Column(visible=True),
-            parts.facts: html.write_offsets(offsets, offsets.check(bench.engine.identity)),
-            parts.plot: picture.figure,
-            parts.caption: html.write_caption(picture),
-            parts.download: offer_offsets(offsets, blocks),
-            parts.made: offsets,
-        }
-
-    def show_error(error: CmrmError) -> Updates:
-        return {parts.note: html.write_error(str(error)), parts.progress: ""}
-
-    def show_pass(countdown: Countdown, progress: Progress) -> Updates:
-        return {parts.note: html.write_progress(countdown.describe(progress), progress)}
-
-    def begin() -> Updates:
-        waiting = wait_for_turn(blocks)
-        return {
-            parts.note: html.write_note(waiting, running=True),
-            parts.progress: waiting,
-            parts.results: gr.Column(visible=False),
-        }
-
-    def stream(texts: str | None, estimator: object, corruption: object) -> Iterator[Updates]:
+    def stream(self, texts: str | None, estimator: object, corruption: object) -> Iterator[Updates]:
         with show_errors():
             try:
                 anchors, countdown = read_anchors(texts or "", "Your list"), Countdown()
-                yield {parts.note: html.write_note(f"Reading {_count(anchors)} ...", running=True)}
-                passes = measure(bench, anchors.texts, estimator, corruption)
-                yield show((yield from relay(passes, partial(show_pass, countdown))))
+                yield {self.note: html.parts.note(f"Reading {_count(anchors)} ...", running=True)}
+                passes = measure(self.bench, anchors.texts, estimator, corruption)
+                yield self.show((yield from relay(passes, lambda one: self.show_pass(countdown, one))))
             except CmrmError as error:
-                yield show_error(error)
+                yield self.show_error(error)
 
-    def open_file(file: object) -> Updates:
+    def open_file(self, file: object) -> Updates:
         try:
-            return show(open_upload(bench, file))
+            return self.show(open_upload(self.bench, file))
         except CmrmError as error:
-            return show_error(error)
+            return self.show_error(error)
 
-    results = [
-        parts.note,
-        parts.progress,
-        parts.results,
-        parts.facts,
-        parts.plot,
-        parts.caption,
-        parts.download,
-        parts.made,
-    ]
-    waiting = parts.compute.click(begin, None, [parts.note, parts.progress, parts.results], **IN_TURN, **HIDDEN)
-    asked = [parts.texts, parts.estimator, parts.corruption]
-    running = waiting.success(stream, asked, results, preprocess=False, **run_model(parts.note))
-    follow_stop(running, parts.note, parts.progress)
-    parts.stop.click(None, cancels=[running])
-    parts.open.upload(open_file, parts.open, results, preprocess=False, **IN_TURN, **HIDDEN)
-    parts.use.click(own.use, parts.made, own.outputs, queue=False, **HIDDEN)
+    def show_pass(self, countdown: Countdown, progress: Progress) -> Updates:
+        return {self.note: html.parts.progress(countdown.describe(progress), progress.done, progress.total)}
+
+    def show_error(self, error: CmrmError) -> Updates:
+        return {self.note: html.parts.problem(str(error)), self.progress: ""}
+
+    def show(self, offsets: Offsets) -> Updates:
+        picture = vector_lengths(offsets.norms)
+        return {
+            self.note: html.parts.note("These are your offsets:"),
+            self.progress: "",
+            self.results: gr.Column(visible=True),
+            self.facts: html.write_offsets(offsets, offsets.check(self.bench.engine.identity)),
+            self.plot: picture.figure,
+            self.caption: html.parts.caption(picture.alt),
+            self.download: offer_download(self.blocks, "offsets.safetensors", offsets.save),
+            self.made: offsets,
+        }
 
 
 def _read_upload(file: object) -> AnchorSet:

@@ -3,26 +3,23 @@
 import random
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 import gradio as gr
-from gradio.components import Component
 
 from ..errors import CmrmError
-from ..files import ASSETS
 from ..pocket.vocabulary import unknown_words
 from ..settings import MAX_CHARACTERS
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
 from . import html
-from .controls import add_controls, add_image, add_prompt
-from .events import HIDDEN, IN_TURN, follow_end, run_model, show_errors, wait_for_turn
+from .controls import add_controls, add_examples, add_image, add_prompt
+from .events import AT_ONCE, QUICK, follow_end, run_model, show_errors, wait_for_turn
 from .own_offsets import Own
 from .requests import answer, parse_request
-from .share import Runs, Share, add_run, add_share_row, connect_share
+from .share import Runs, Share, add_run
 from .view import RUNNING, View, label_steering, needs_veil
-from .votes import Tally, Vote, Votes, add_vote_row, cast_vote
+from .votes import Votes
 
 EXAMPLES = {
     "Harmful request: degraded": (
@@ -43,94 +40,112 @@ EXAMPLES = {
 }
 
 
-@dataclass(frozen=True)
-class Compare:
-    """The components that events read, write or start from; `controls` are those of the settings, by name."""
-
-    image: gr.Image
-    prompt: gr.Textbox
-    controls: dict[str, Component]
-    run: gr.Button
-    stop: gr.Button
-    again: gr.Button
-    clear: gr.Button
-    blind: gr.Checkbox
-    panes: list[gr.HTML]
-    problem: gr.HTML
-    view: gr.State
-
-    @property
-    def frame(self) -> list[Component]:
-        """Return the outputs that `html.write_frame` fills."""
-        return [*self.panes, self.problem, self.view]
-
-
-def add_compare_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> Compare:
+def add_compare_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> "Compare":
     """Lay out the tab and connect its events."""
-    empty = View(needs_veil(bench), label_steering("dataset", bench.recipes["dataset"].alpha))
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=4, min_width=300):
-            image, prompt = add_image("image", "a text-only answer"), add_prompt("prompt")
-            with gr.Row(elem_id="actions"):
-                run = gr.Button("Run", variant="primary", elem_id="run")
-                stop = gr.Button("Stop", variant="stop", elem_id="stop")
-                again = gr.Button("Regenerate", elem_id="again")
-                clear = gr.Button("Clear", elem_id="clear")
-            blind = gr.Checkbox(
-                label="Blind: vote before you see which side is steered", container=False, elem_id="blind"
-            )
-            with gr.Accordion("Settings", open=False, elem_id="settings"):
-                controls = add_controls(bench)
-        with gr.Column(scale=8, min_width=300):
-            gr.HTML(html.write_notice(bench))
-            problem = gr.HTML("", elem_id="problem")
-            with gr.Row(elem_id="panes"):
-                panes = [gr.HTML(html.write_pane(empty, k), elem_id=f"pane-{k}") for k in (0, 1, 2)]
-            votes = add_vote_row()
-            share = add_share_row()
-            with gr.Row(elem_id="examples"):
-                for label, group in EXAMPLES.items():
-                    with gr.Column():
-                        samples = [[str(ASSETS / "examples" / name), text] for name, text in group]
-                        gr.Examples(samples, [image, prompt], label=label, api_visibility="private")
-    view = gr.State(empty)
-    parts = Compare(image, prompt, controls, run, stop, again, clear, blind, panes, problem, view)
-    _connect(bench, parts, blocks, own, share)
-    _connect_votes(parts, votes, share)
-    connect_share(bench, blocks, share, view, {"image": image, "prompt": prompt, **controls}, parts.frame)
-    return parts
+    tab = Compare(bench, blocks, own.offsets)
+    tab.connect()
+    tab.votes.connect(tab.view, tab.frame, tab.share)
+    inputs = {"image": tab.image, "prompt": tab.prompt, **tab.controls}
+    tab.share.connect(bench, blocks, tab.view, inputs, tab.frame)
+    return tab
 
 
-def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own, share: Share) -> None:
-    controls, veiled = parts.controls, needs_veil(bench)
+class Compare:
+    """The tab: its components, those of the settings by name in `controls`, and what its events do.
+
+    `frame` are the outputs that `html.write_frame` fills.
+    """
+
+    def __init__(self, bench: Workbench, blocks: gr.Blocks, own: gr.State) -> None:
+        self.bench, self.blocks, self.own, self.veiled = bench, blocks, own, needs_veil(bench)
+        empty = View(self.veiled, label_steering("dataset", bench.recipes["dataset"].alpha))
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=300):
+                self._lay_out_question()
+            with gr.Column(scale=8, min_width=300):
+                self._lay_out_answers(empty)
+        self.view = gr.State(empty)
+        self.frame = [*self.panes, self.problem, self.view]
+
+    def _lay_out_question(self) -> None:
+        self.image, self.prompt = add_image("image", "a text-only answer"), add_prompt("prompt")
+        with gr.Row(elem_id="actions"):
+            self.run = gr.Button("Run", variant="primary", elem_id="run")
+            self.stop = gr.Button("Stop", variant="stop", elem_id="stop")
+            self.again = gr.Button("Regenerate", elem_id="again")
+            self.clear = gr.Button("Clear", elem_id="clear")
+        label = "Blind: vote before you see which side is steered"
+        self.blind = gr.Checkbox(label=label, container=False, elem_id="blind")
+        with gr.Accordion("Settings", open=False, elem_id="settings"):
+            self.controls = add_controls(self.bench)
+
+    def _lay_out_answers(self, empty: View) -> None:
+        gr.HTML(html.write_notice(self.bench))
+        self.problem = gr.HTML("", elem_id="problem")
+        with gr.Row(elem_id="panes"):
+            self.panes = [gr.HTML(html.write_pane(empty, k), elem_id=f"pane-{k}") for k in (0, 1, 2)]
+        self.votes, self.share = Votes(), Share()
+        with gr.Row(elem_id="examples"):
+            for label, pairs in EXAMPLES.items():
+                with gr.Column():
+                    add_examples(pairs, self.image, self.prompt, label)
+
+    def connect(self) -> None:
+        """Connect the events of a run."""
+
+        def clear(method: object, alpha: object) -> list[object]:
+            return [None, "", *html.write_frame(View(self.veiled, label_steering(method, alpha)))]
+
+        controls, share = self.controls, self.share
+        waiting = gr.on(
+            [self.run.click, self.prompt.submit, self.again.click],
+            self.begin,
+            [self.view, self.blind, self.prompt, *controls.values()],
+            [*self.frame, controls["seed"]],
+            preprocess=False,
+            **QUICK,
+        )
+        # Values come unchecked, so that one place, the settings, says what is wrong with them.
+        asked = [self.view, self.own, self.image, self.prompt, *controls.values()]
+        shown_on = run_model(*self.panes[:2])
+        running = waiting.success(self.stream, asked, self.frame, preprocess=False, **shown_on)
+        follow_end(running, self.end, [self.view, share.runs], [*self.frame, *share.outputs])
+        self.stop.click(None, cancels=[running])
+        self.clear.click(None, cancels=[running])
+        cleared = [self.image, self.prompt, *self.frame]
+        self.clear.click(clear, [controls["method"], controls["alpha"]], cleared, preprocess=False, **QUICK)
+        recipes = self.bench.recipes
+        controls["method"].input(lambda name: recipes[name].alpha, controls["method"], controls["alpha"], **AT_ONCE)
 
     def begin(
-        event: gr.EventData, view: View, blind: bool, prompt: object, *values: object
+        self, event: gr.EventData, view: View, blind: bool, prompt: object, *values: object
     ) -> list[object] | dict[str, object]:
+        """Return a run that waits, and its seed: another for the button that asks for another answer."""
         if view.phase in RUNNING:
             gr.Info("An answer is still on its way; wait for its end, or press Stop.")
             return gr.skip()
-        choices = dict(zip(controls, values, strict=True))
+        choices = dict(zip(self.controls, values, strict=True))
         waiting = View(
-            veiled,
+            self.veiled,
             label_steering(choices["method"], choices["alpha"]),
             "waiting",
-            wait_for_turn(blocks),
+            wait_for_turn(self.blocks),
             blind=blind,
             order=random.choice(((0, 1), (1, 0))) if blind else (0, 1),
             third="none" if blind else str(choices["third"]),
-            unknown=_find_unknown(bench, prompt),
+            unknown=_find_unknown(self.bench, prompt),
         )
-        if event.target is not parts.again:
+        if event.target is not self.again:
             return [*html.write_frame(waiting), choices["seed"]]
         if not choices["temperature"]:
             gr.Info("At temperature 0 the answer is the same each time; raise it in the settings for another.")
         return [*html.write_frame(waiting), random.randrange(2**31)]
 
     def stream(
-        view: View, offsets: Offsets | None, image: object, prompt: object, *values: object
+        self, view: View, offsets: Offsets | None, image: object, prompt: object, *values: object
     ) -> Iterator[list[object]]:
-        choices = {**dict(zip(controls, values, strict=True)), "third": view.third}
+        """Answer, and return the frame at each step."""
+        choices = {**dict(zip(self.controls, values, strict=True)), "third": view.third}
         with show_errors():
             try:
                 request = parse_request("compare", image, prompt, choices, offsets)
@@ -141,66 +156,20 @@ def _connect(bench: Workbench, parts: Compare, blocks: gr.Blocks, own: Own, shar
                     note="Reading the prompt ..." if image is None else "Reading the image ...",
                     request=request,
                     label=view.label + ", own offsets" * (offsets is not None and method == "dataset"),
-                    strength=bench.recipes[method].alpha,
+                    strength=self.bench.recipes[method].alpha,
                 )
                 yield html.write_frame(view)
-                with closing(answer(bench, request)) as steps:
+                with closing(answer(self.bench, request)) as steps:
                     for step in steps:
                         view = view.advance(step)
                         yield html.write_frame(view)
             except CmrmError as error:
                 yield html.write_frame(view.fail(str(error)))
 
-    def clear(method: object, alpha: object) -> list[object]:
-        return [None, "", *html.write_frame(View(veiled, label_steering(method, alpha)))]
-
-    def end(view: View, runs: Runs) -> list[object]:
+    def end(self, view: View, runs: Runs) -> list[object]:
+        """Return the frame of a run that has ended, which is kept if it is whole."""
         view = view.end()
         return [*html.write_frame(view), *add_run(runs, view)]
-
-    waiting = gr.on(
-        [parts.run.click, parts.prompt.submit, parts.again.click],
-        begin,
-        [parts.view, parts.blind, parts.prompt, *controls.values()],
-        [*parts.frame, controls["seed"]],
-        preprocess=False,
-        **IN_TURN,
-        **HIDDEN,
-    )
-    # Values come unchecked, so that one place, the settings, says what is wrong with them.
-    running = waiting.success(
-        stream,
-        [parts.view, own.offsets, parts.image, parts.prompt, *controls.values()],
-        parts.frame,
-        preprocess=False,
-        **run_model(*parts.panes[:2]),
-    )
-    follow_end(running, end, [parts.view, share.runs], [*parts.frame, *share.outputs])
-    parts.stop.click(None, cancels=[running])
-    parts.clear.click(None, cancels=[running])
-    parts.clear.click(
-        clear,
-        [controls["method"], controls["alpha"]],
-        [parts.image, parts.prompt, *parts.frame],
-        preprocess=False,
-        **IN_TURN,
-        **HIDDEN,
-    )
-    controls["method"].input(
-        lambda method: bench.recipes[method].alpha, controls["method"], controls["alpha"], queue=False, **HIDDEN
-    )
-
-
-def _connect_votes(parts: Compare, votes: Votes, share: Share) -> None:
-    def vote(choice: Vote, view: View, tally: Tally, runs: Runs) -> list[object]:
-        if not view.blind or view.phase != "done":
-            return [gr.skip()] * len(outputs)
-        view, tally, sentence = cast_vote(choice, view, tally)
-        return [*html.write_frame(view), tally, sentence, *add_run(runs, view)]
-
-    outputs = [*parts.frame, votes.tally, votes.note, *share.outputs]
-    for choice, button in votes.buttons.items():
-        button.click(partial(vote, choice), [parts.view, votes.tally, share.runs], outputs, **IN_TURN, **HIDDEN)
 
 
 def _find_unknown(bench: Workbench, prompt: object) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
 """What a visitor asks with: an image, a prompt, and a control for each of the settings, by its name."""
 
+from collections.abc import Iterable
 from typing import get_args
 
 import gradio as gr
 from gradio.components import Component
 
+from ..files import ASSETS
 from ..settings import LENGTH, MAX_ALPHA, METHODS, Corruption, Estimator, Positions, Steps
 from ..workbench import Workbench
 from .view import METHOD_NAMES
@@ -23,6 +25,12 @@ def add_image(elem_id: str, answers: str) -> gr.Image:
         buttons=["fullscreen"],
         elem_id=elem_id,
     )
+
+
+def add_examples(examples: Iterable[tuple[str, str]], image: gr.Image, prompt: gr.Textbox, label: str) -> None:
+    """Lay out examples to choose from: names of shipped images and prompts."""
+    samples = [[str(ASSETS / "examples" / name), text] for name, text in examples]
+    gr.Examples(samples, [image, prompt], label=label, api_visibility="private")
 
 
 def add_prompt(elem_id: str) -> gr.Textbox:

@@ -1,49 +1,40 @@
 """The API: `/compare`, `/sweep`, `/explain`, `/extract` and `/inspect`, named and documented."""
 
-from collections.abc import Callable
-from dataclasses import Field, asdict
-from inspect import Parameter, cleandoc
-from typing import TypeVar, get_args
+from dataclasses import Field, asdict, dataclass
+from inspect import Parameter
+from typing import get_args
 
 import gradio as gr
 
 from ..answering.steps import Row, Step
 from ..progress import relay
 from ..saved_run import NAMES, describe_offsets
-from ..signatures import choose_fields, show_parameters
+from ..signatures import choose_fields, take_settings
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
-from .events import IN_TURN, show_errors
-from .gradio_private import offer_endpoint
-from .own_offsets import offer_offsets
-from .queue import ONE_AT_A_TIME
-from .requests import Request, answer, explain_answers, measure, parse_request, rename_in_errors, require_upload
+from .events import IN_TURN, ONE_AT_A_TIME, show_errors
+from .gradio_private import offer_download, offer_endpoint
+from .requests import Request, answer, explain_answers, measure, name_upload, parse_request
 from .stages import Countdown, describe
 
-Function = TypeVar("Function", bound=Callable[..., object])
+SWEPT = ("method", "max_new_tokens")
+EXPLAINED = ("alpha", "method", "max_new_tokens")
+"""The settings that a sweep and an explanation take."""
 
 
 def add_endpoints(bench: Workbench, blocks: gr.Blocks) -> None:
     """Offer each function by its name to programs, and as a tool to MCP clients."""
-    for endpoint in (_compare_endpoint(bench), _sweep_endpoint(bench), _explain_endpoint(bench)):
+    offered = _Endpoints(bench, blocks)
+    for endpoint in (offered.compare, offered.sweep, offered.explain, offered.extract):
         offer_endpoint(blocks, endpoint, **ONE_AT_A_TIME)
-    offer_endpoint(blocks, _extract_endpoint(bench, blocks), **ONE_AT_A_TIME)
-    offer_endpoint(blocks, _inspect_endpoint(), **IN_TURN)
+    offer_endpoint(blocks, offered.inspect, **IN_TURN)
 
 
-def _take_settings(function: Function, behind: str, *names: str) -> Function:
-    """Let an endpoint's `*choices` be settings, those of `names` or all, and its docstring say what they are.
+def _show(setting: Field) -> Parameter:
+    """Return a setting as programs give it: a number or the method as it is, any other choice as a text.
 
     Gradio reads the parameters, their defaults and the outputs off the signature.
     """
-    chosen = choose_fields(*names)
-    lines = "".join(f"    {one.name}: {one.metadata['parameter']}\n" for one in chosen)
-    function.__doc__ = cleandoc(function.__doc__ or "").replace("Returns:\n", f"{lines}Returns:\n")
-    return show_parameters(function, [_parameter(one) for one in chosen], behind)
-
-
-def _parameter(setting: Field) -> Parameter:
-    """Return a setting as programs give it: a number or the method as it is, any other choice as a text."""
     if setting.name == "method" or {int, float} & {setting.type, *get_args(setting.type)}:
         kind, default = setting.type, setting.default
     else:
@@ -56,8 +47,16 @@ def _name(choices: tuple[object, ...], *names: str) -> dict[str, object]:
     return dict(zip((one.name for one in choose_fields(*names)), choices, strict=False))
 
 
-def _compare_endpoint(bench: Workbench) -> Callable[..., object]:
+@dataclass(frozen=True)
+class _Endpoints:
+    """The functions; each streams, or returns at once, what its docstring says to programs."""
+
+    bench: Workbench
+    blocks: gr.Blocks
+
+    @take_settings(_show, "prompt")
     def compare(  # type: ignore[misc]
+        self,
         image: gr.FileData = None,  # no union with None: MCP clients could not send one
         prompt: str = "",
         *choices: object,
@@ -76,17 +75,13 @@ def _compare_endpoint(bench: Workbench) -> Callable[..., object]:
         """
         with show_errors():
             request = parse_request("compare", image, prompt, _name(choices))
-            for step in answer(bench, request):
+            for step in answer(self.bench, request):
                 unsteered, steered = step.rows[:2]
-                yield unsteered.text, steered.text, details(bench, request, step)
+                yield unsteered.text, steered.text, details(self.bench, request, step)
 
-    return _take_settings(compare, "prompt")
-
-
-def _sweep_endpoint(bench: Workbench) -> Callable[..., object]:
-    taken = ("method", "max_new_tokens")
-
+    @take_settings(_show, "alphas", *SWEPT)
     def sweep(  # type: ignore[misc]
+        self,
         image: gr.FileData = None,  # no union with None: MCP clients could not send one
         prompt: str = "",
         alphas: str = "0:2:0.25",
@@ -104,19 +99,15 @@ def _sweep_endpoint(bench: Workbench) -> Callable[..., object]:
             rows: each alpha's text, verdict, tokens, and fluency (the text's mean log-probability, unsteered)
         """
         with show_errors():
-            request = parse_request("sweep", image, prompt, _name(choices, *taken), alphas=alphas)
-            for step in answer(bench, request):
+            request = parse_request("sweep", image, prompt, _name(choices, *SWEPT), alphas=alphas)
+            for step in answer(self.bench, request):
                 yield [
                     {"alpha": row.alpha, "text": row.text, "fluency": row.fluency} | _measures(row) for row in step.rows
                 ]
 
-    return _take_settings(sweep, "alphas", *taken)
-
-
-def _explain_endpoint(bench: Workbench) -> Callable[..., object]:
-    taken = ("alpha", "method", "max_new_tokens")
-
+    @take_settings(_show, "prompt", *EXPLAINED)
     def explain(  # type: ignore[misc]
+        self,
         image: gr.FileData = None,  # no union with None: MCP clients could not send one
         prompt: str = "",
         *choices: object,
@@ -132,18 +123,13 @@ def _explain_endpoint(bench: Workbench) -> Callable[..., object]:
             explanation: by layer, how states moved; where the answers part; by alpha, the probability of a refusal
         """
         with show_errors():
-            request = parse_request("explain", image, prompt, _name(choices, *taken))
-            found = yield from relay(explain_answers(bench, request), lambda progress: {"progress": describe(progress)})
+            request = parse_request("explain", image, prompt, _name(choices, *EXPLAINED))
+            stages = explain_answers(self.bench, request)
+            found = yield from relay(stages, lambda progress: {"progress": describe(progress)})
             yield asdict(found)
 
-    return _take_settings(explain, "prompt", *taken)
-
-
-def _extract_endpoint(bench: Workbench, blocks: gr.Blocks) -> Callable[..., object]:
     def extract(  # type: ignore[misc]
-        anchors: list[str],
-        estimator: str | None = None,
-        corruption: str | None = None,
+        self, anchors: list[str], estimator: str | None = None, corruption: str | None = None
     ) -> tuple[gr.FileData | None, dict]:
         """Measure CMRM's dataset-level offsets of the served model on anchor texts of your own.
 
@@ -158,15 +144,11 @@ def _extract_endpoint(bench: Workbench, blocks: gr.Blocks) -> Callable[..., obje
             header: what the file fits, how it was made, and the norm of each layer's vector
         """
         with show_errors():
-            passes, countdown = measure(bench, anchors, estimator, corruption), Countdown()
+            passes, countdown = measure(self.bench, anchors, estimator, corruption), Countdown()
             offsets = yield from relay(passes, lambda one: (None, {"progress": countdown.describe(one)}))
-            yield gr.FileData(path=offer_offsets(offsets, blocks)), offsets.header()
+            yield gr.FileData(path=offer_download(self.blocks, "offsets.safetensors", offsets.save)), offsets.header()
 
-    return extract
-
-
-def _inspect_endpoint() -> Callable[..., object]:
-    def inspect(file: gr.FileData) -> dict:
+    def inspect(self, file: gr.FileData) -> dict:
         """Say what a CMRM offsets file fits, how it was made, and how long the vector of each layer is.
 
         Parameters:
@@ -174,12 +156,8 @@ def _inspect_endpoint() -> Callable[..., object]:
         Returns:
             header: format, fits (model, architecture, sizes), origin (estimator, anchors), norms by layer
         """
-        with show_errors():
-            path = require_upload(file, "offsets")
-            with rename_in_errors(path):
-                return Offsets.load(path).header()
-
-    return inspect
+        with show_errors(), name_upload(file, "offsets") as path:
+            return Offsets.load(path).header()
 
 
 def details(bench: Workbench, request: Request, step: Step) -> dict[str, object]:

@@ -1,8 +1,8 @@
-"""What the events of all tabs share: whose turn it is, and how errors are shown."""
+"""What the events of all tabs share: whose turn it is, who waits for the model, and how errors are shown."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import gradio as gr
 from gradio.components import Component
@@ -10,17 +10,52 @@ from gradio.events import Dependency
 
 from ..errors import CmrmError
 from . import html
-from .queue import ONE_AT_A_TIME, Queue
-from .requests import UNEXPECTED
+from .gradio_private import read_queue
+from .requests import replace_unexpected
 
 Updates = dict[Component, object]
 """What an event sets: values of components, or their new looks."""
 
-IN_TURN = {"concurrency_id": "page", "concurrency_limit": 1}
 MOST_WAITING = 64
-HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
+_MODEL = "model"
 
-_log = logging.getLogger(__name__)
+IN_TURN = {"concurrency_id": "page", "concurrency_limit": 1}
+ONE_AT_A_TIME = {"concurrency_id": _MODEL, "concurrency_limit": 1}
+"""Options of every event that runs the model."""
+
+HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
+QUICK = {**IN_TURN, **HIDDEN}
+"""Options of a visitor's event that needs no model, but its turn."""
+
+AT_ONCE = {"queue": False, **HIDDEN}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Requests for the model: those that wait, those that run, and the mean seconds that one took."""
+
+    waiting: int = 0
+    running: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, blocks: gr.Blocks) -> "Queue":
+        """Read what Gradio knows."""
+        return cls(*read_queue(blocks, _MODEL))
+
+    @property
+    def ahead(self) -> int:
+        """How many requests come before a new one."""
+        return self.waiting + self.running
+
+    @property
+    def busy(self) -> str:
+        """Say so to a request that can't even wait."""
+        return f"The model is busy: {self}; try again then."
+
+    def __str__(self) -> str:
+        """Say how long a new request waits, as far as it is known."""
+        return f"{self.ahead} before you" + (f", about {self.ahead * self.seconds:.0f} s" if self.seconds else "")
 
 
 def run_model(*places: gr.HTML) -> dict[str, object]:
@@ -48,14 +83,14 @@ def follow_end(
     One that was cancelled may still paint for a moment, so what it leaves is put right only after it.
     """
     for after in (running.then, running.failure):
-        after(function, inputs, outputs, **IN_TURN, **HIDDEN)
+        after(function, inputs, outputs, **QUICK)
 
 
 def follow_stop(running: Dependency, note: gr.HTML, progress: gr.State) -> None:
     """Say in `note` that a stream was stopped, if its `progress`, "" at the end of its work, says so."""
 
     def say_stopped(sentence: str) -> list[object]:
-        return [html.write_note("Stopped.") if sentence else gr.skip(), ""]
+        return [html.parts.note("Stopped.") if sentence else gr.skip(), ""]
 
     follow_end(running, say_stopped, [progress], [note, progress])
 
@@ -64,9 +99,7 @@ def follow_stop(running: Dependency, note: gr.HTML, progress: gr.State) -> None:
 def show_errors() -> Iterator[None]:
     """Show the caller what is wrong in the one sentence that there is for it."""
     try:
-        yield
+        with replace_unexpected("A result could not be shown."):
+            yield
     except CmrmError as error:
         raise gr.Error(str(error), print_exception=False) from error
-    except Exception as error:
-        _log.exception("A result could not be shown.")
-        raise gr.Error(UNEXPECTED, print_exception=False) from error

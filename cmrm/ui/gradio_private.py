@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -54,15 +55,12 @@ def replace_fetching(blocks: gr.Blocks, fetch: Fetch) -> None:
     """Let every component of a page fetch with `fetch` what a visitor names by URL."""
     for block in blocks.blocks.values():
         move = block.async_move_resource_to_block_cache
-        block.async_move_resource_to_block_cache = _fetch_or_move(block, fetch, move)
+        block.async_move_resource_to_block_cache = partial(_fetch_or_move, block, fetch, move)
 
 
-def _fetch_or_move(block: gr.blocks.Block, fetch: Fetch, move: Move) -> Move:
-    async def fetch_or_move(place: str | Path | None) -> str | None:
-        if place is None or not is_http_url_like(str(place)):
-            return await move(place)
-        path = str(await fetch(str(place), Path(block.GRADIO_CACHE)))
-        block.temp_files.add(path)
-        return path
-
-    return fetch_or_move
+async def _fetch_or_move(block: gr.blocks.Block, fetch: Fetch, move: Move, place: str | Path | None) -> str | None:
+    if place is None or not is_http_url_like(str(place)):
+        return await move(place)
+    path = str(await fetch(str(place), Path(block.GRADIO_CACHE)))
+    block.temp_files.add(path)
+    return path

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..answering.steps import Row
-from ..charts import COLOURS, Picture
+from ..charts import COLOURS
 from ..explaining.explanation import END, Candidate, Parting
-from ..progress import Progress
 from ..settings import METHODS
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
@@ -22,7 +22,8 @@ REAL_MODEL = "python app.py --model llava-hf/llava-1.5-7b-hf"
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
-_PARTS = _ENVIRONMENT.get_template("parts.html").module
+parts: Any = _ENVIRONMENT.get_template("parts.html").module
+"""The templates as functions, by name."""
 
 _TITLES = ("Unsteered", "CMRM-steered")
 _BLIND_TITLES = ("Answer A", "Answer B")
@@ -51,11 +52,6 @@ _FACTS = {
 }
 
 
-def _write(part: str, *values: object) -> Markup:
-    written: Markup = getattr(_PARTS, part)(*values)
-    return written
-
-
 def write_frame(view: View) -> list[object]:
     """Return what fills the panes and the place of problems, and the state behind them."""
     return [*(write_pane(view, place) for place in (0, 1, 2)), write_problem(view), view]
@@ -71,7 +67,7 @@ def write_pane(view: View, place: int) -> str:
     running = view.phase in RUNNING
     classes, titles = " running" * running + steered, _title(view, place, index)
     body, footer = _body(view, row, index), _measures(view, row)
-    return _write("pane", choose_veil(view, index), classes, running, *titles, body, footer)
+    return parts.pane(choose_veil(view, index), classes, running, *titles, body, footer)
 
 
 def _title(view: View, place: int, index: int) -> tuple[str, str]:
@@ -85,7 +81,7 @@ def _title(view: View, place: int, index: int) -> tuple[str, str]:
 def _body(view: View, row: Row | None, index: int) -> Markup:
     if row is None or (index == 2 and not row.tokens and view.phase == "answering"):
         placeholder = _PLACEHOLDERS[index] if index < 2 and not view.blind else ""
-        return _write("hint", view.note if view.phase in RUNNING else placeholder)
+        return parts.hint(view.note if view.phase in RUNNING else placeholder)
     both = view.rows[:2]
     mark = find_parting([one.text for one in both], [one.ended for one in both]) if index < 2 else None
     return _answer(view, row, mark)
@@ -93,19 +89,19 @@ def _body(view: View, row: Row | None, index: int) -> Markup:
 
 def _answer(view: View, row: Row, mark: int | None = None) -> Markup:
     writing = view.phase == "answering" and not row.ended
-    return _write("answer", render_markdown(row.text, mark) or Markup("<p></p>"), writing)
+    return parts.answer(render_markdown(row.text, mark) or Markup("<p></p>"), writing)
 
 
 def _measures(view: View, row: Row | None) -> Markup:
     if row is None:
-        return _write("chip", "stopped", False) if view.phase == "stopped" else Markup("&nbsp;")
+        return parts.chip("stopped", False) if view.phase == "stopped" else Markup("&nbsp;")
     if view.blind:
         hint = "The verdict is shown after your vote."
-        return _write("measures", "", [hint]) if view.phase == "done" else Markup("&nbsp;")
+        return parts.measures("", [hint]) if view.phase == "done" else Markup("&nbsp;")
     longest = view.request.settings.max_new_tokens if view.request else None
     cut = ", cut off" if row.ended and row.tokens == longest else ""
     pace = f"{row.seconds:.1f} s", f"{row.tokens_per_second:.1f} tokens/s"
-    return _write("measures", _state(view, row), [_count_tokens(row) + cut, *pace])
+    return parts.measures(_state(view, row), [_count_tokens(row) + cut, *pace])
 
 
 def _state(view: View, row: Row) -> str:
@@ -120,12 +116,10 @@ def write_lines(view: View, strength: float) -> str:
     """Return a sweep, one line an alpha; those below `strength`, the method's own alpha, are veiled as unsteered."""
     if not view.rows:
         running = view.phase in RUNNING
-        return write_note(
-            view.note if running else "The answers appear here, one line for each alpha.", running=running
-        )
+        return parts.note(view.note if running else "The answers appear here, one line for each alpha.", running)
     strongest = next((row for row in view.rows if row.verdict == "refused"), view.rows[-1])
     rows = [_line(view, row, strongest, weak=row.alpha < strength) for row in view.rows]
-    return _write("lines", rows, view.phase in RUNNING)
+    return parts.lines(rows, view.phase in RUNNING)
 
 
 def _line(view: View, row: Row, strongest: Row, *, weak: bool) -> dict[str, object]:
@@ -143,33 +137,13 @@ def _line(view: View, row: Row, strongest: Row, *, weak: bool) -> dict[str, obje
 def write_problem(view: View) -> str:
     """Return what a visitor should know about a run: what went wrong, or words that mean nothing."""
     if view.error or not view.unknown:
-        return write_error(view.error)
-    return _write("hint_box", f"The pocket model doesn't know: {', '.join(view.unknown)}. Expect an odd answer.")
-
-
-def write_error(sentence: str) -> str:
-    """Return what went wrong, or nothing."""
-    return _write("problem", sentence) if sentence else ""
-
-
-def write_note(text: str, *, running: bool = False) -> str:
-    """Return a sentence on what goes on, or nothing."""
-    return _write("note", text, running) if text else ""
-
-
-def write_progress(sentence: str, progress: Progress) -> str:
-    """Return a sentence on what goes on, and a bar."""
-    return _write("progress", sentence, progress.done, progress.total)
-
-
-def write_caption(picture: Picture) -> str:
-    """Return a picture's words, which say what it shows."""
-    return _write("caption", picture.alt)
+        return parts.problem(view.error)
+    return parts.hint_box(f"The pocket model doesn't know: {', '.join(view.unknown)}. Expect an odd answer.")
 
 
 def write_notice(bench: Workbench) -> str:
     """Return the content notice above the answers."""
-    return _write("notice", f"{_NOTICES[needs_veil(bench)]} {_JUDGE}")
+    return parts.notice(f"{_NOTICES[needs_veil(bench)]} {_JUDGE}")
 
 
 def write_status(bench: Workbench, own: Offsets | None = None) -> str:
@@ -185,7 +159,7 @@ def write_status(bench: Workbench, own: Offsets | None = None) -> str:
         "Sample-level offsets": f"{sample.estimator}, {sample.corruption} image, measured on your own prompt",
     }
     hint = "" if needs_veil(bench) else "The pocket model shows the mechanics and is no evidence about real models. "
-    return _write("status", facts, bench.notes, hint, REAL_MODEL)
+    return parts.status(facts, bench.notes, hint, REAL_MODEL)
 
 
 def _hooked(bench: Workbench) -> str:
@@ -193,8 +167,8 @@ def _hooked(bench: Workbench) -> str:
     counts = [len(bench.recipes[method].layers or range(total)) for method in METHODS]
     if set(counts) == {total}:
         return f"all {total}"
-    parts = (f"{count} ({METHOD_NAMES[method]})" for method, count in zip(METHODS, counts, strict=True))
-    return f"of {total}: {', '.join(parts)}"
+    by_method = (f"{count} ({METHOD_NAMES[method]})" for method, count in zip(METHODS, counts, strict=True))
+    return f"of {total}: {', '.join(by_method)}"
 
 
 def write_offsets(offsets: Offsets, warnings: Sequence[str]) -> str:
@@ -202,7 +176,7 @@ def write_offsets(offsets: Offsets, warnings: Sequence[str]) -> str:
     layers, hidden = offsets.values.shape
     known = offsets.facts()
     facts = {"Vectors": f"{layers} layers, {hidden} wide", **{label: known[name] for name, label in _FACTS.items()}}
-    return _write("offsets", facts, warnings)
+    return parts.offsets(facts, warnings)
 
 
 def write_tokens(parting: Parting, veil: Veil = "open") -> str:
@@ -215,14 +189,12 @@ def write_tokens(parting: Parting, veil: Veil = "open") -> str:
     else:
         place = parting.place - parting.start
         sentence = f"The answers part at token {parting.place + 1}. Likely there:"
-    answers = [
-        {"name": name, "tokens": tokens, "place": place, "cut": parting.start}
-        for name, tokens in (("Unsteered", parting.unsteered), ("Steered", parting.steered))
-    ]
-    return _write("tokens", veil, sentence, answers, [_candidate(one) for one in parting.candidates])
+    answers = {"Unsteered": parting.unsteered, "Steered": parting.steered}
+    candidates = [_candidate(one) for one in parting.candidates]
+    return parts.tokens(veil, sentence, answers, place, parting.start, candidates)
 
 
 def _candidate(one: Candidate) -> dict[str, object]:
     text = one.text if one.text == END else repr(one.text)[1:-1].replace(" ", "␣")
     shares = (("orange", one.unsteered), ("blue", one.steered))
-    return {"text": text, "bars": [(COLOURS[colour], f"{100 * share:.1f}%") for colour, share in shares]}
+    return {"text": text, "bars": [(COLOURS[colour], f"{share:.1%}") for colour, share in shares]}

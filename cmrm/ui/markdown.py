@@ -1,8 +1,8 @@
 """What a model says as safe HTML: bold, italics, lists and code; no links, images or HTML, whatever it says."""
 
 import re
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
 
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
@@ -10,6 +10,7 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType
 from markupsafe import Markup
 
+_AROUND = {"text": "{}", "code_inline": "<code>{}</code>", "fence": "<pre><code>{}</code></pre>\n"}
 _MARKED = '<mark class="parting">{}</mark>'
 _SPACE = re.compile(r"(\s+)")
 
@@ -33,15 +34,8 @@ def find_parting(texts: Sequence[str], ended: Sequence[bool]) -> int | None:
 
 
 def _words(text: str) -> list[str]:
-    return [word for token in _leaves(_MARKDOWN.parse(text)) for word in token.content.split()]
-
-
-def _leaves(tokens: Sequence[Token]) -> Iterator[Token]:
-    for token in tokens:
-        if token.children:
-            yield from _leaves(token.children)
-        elif token.type in ("text", "code_inline", "fence"):
-            yield token
+    leaves = chain.from_iterable(token.children or [token] for token in _MARKDOWN.parse(text))
+    return [word for leaf in leaves if leaf.type in _AROUND for word in leaf.content.split()]
 
 
 def _escape(content: str, env: EnvType) -> str:
@@ -56,23 +50,18 @@ def _escape(content: str, env: EnvType) -> str:
     return "".join(parts)
 
 
-def _text(_: object, tokens: Sequence[Token], place: int, __: object, env: EnvType) -> str:
-    return _escape(tokens[place].content, env)
+def _rule(around: str) -> Callable[..., str]:
+    def render(_: object, tokens: Sequence[Token], place: int, __: object, env: EnvType) -> str:
+        return around.format(_escape(tokens[place].content, env))
 
-
-def _code(_: object, tokens: Sequence[Token], place: int, __: object, env: EnvType) -> str:
-    return f"<code>{_escape(tokens[place].content, env)}</code>"
-
-
-def _fence(_: object, tokens: Sequence[Token], place: int, __: object, env: EnvType) -> str:
-    return f"<pre><code>{_escape(tokens[place].content, env)}</code></pre>\n"
+    return render
 
 
 def _make_renderer() -> MarkdownIt:
     made = MarkdownIt("zero", {"html": False, "breaks": True})
     made.enable(["list", "fence", "emphasis", "backticks", "newline", "escape"])
-    for name, rule in {"text": _text, "code_inline": _code, "fence": _fence}.items():
-        made.add_render_rule(name, rule)
+    for name, around in _AROUND.items():
+        made.add_render_rule(name, _rule(around))
     return made
 
 

@@ -7,7 +7,7 @@ from .about import add_about_tab
 from .anchors import add_anchors_tab
 from .compare import add_compare_tab
 from .endpoints import add_endpoints
-from .own_offsets import add_own_bar
+from .own_offsets import Own
 from .sweep import add_sweep_tab
 from .why import add_why_tab
 
@@ -30,7 +30,7 @@ def build(bench: Workbench) -> gr.Blocks:
         title="CMRM, side by side", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
     ) as blocks:
         gr.Markdown(INTRO, elem_id="intro")
-        own = add_own_bar(bench, blocks)
+        own = Own(bench, blocks)
         with gr.Tabs():
             with gr.Tab("Compare"):
                 compare = add_compare_tab(bench, blocks, own)

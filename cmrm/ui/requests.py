@@ -6,17 +6,20 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ..answering.steps import Step
 from ..errors import CmrmError
 from ..explaining.explanation import Explanation
-from ..progress import Progress
+from ..progress import Progress, relay
 from ..settings import Settings, check_prompt, parse_alphas
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
 from .gradio_private import find_upload
 from .requests_log import log_request
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Kind = Literal["compare", "sweep", "explain"]
 
@@ -79,13 +82,8 @@ def answer(bench: Workbench, request: Request) -> Generator[Step]:
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    with _supervise("compare" if request.alphas is None else "sweep", request) as see:
-        pace = _Pace()
-        with closing(_answers(bench, request)) as steps:
-            for step in steps:
-                see(step)
-                if pace.is_due() or step.done:
-                    yield step
+    with _supervise("compare" if request.alphas is None else "sweep", request.facts) as see:
+        yield from _pace(relay(_answers(bench, request), see), lambda step: step.done)
 
 
 def _answers(bench: Workbench, request: Request) -> Generator[Step]:
@@ -102,7 +100,7 @@ def explain_answers(
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
-    with _supervise("explain", request):
+    with _supervise("explain", request.facts):
         return (yield from bench.explain(request.image, request.prompt, request.settings, request.offsets, answers))
 
 
@@ -116,18 +114,10 @@ def measure(
     """
     count = len(texts) if isinstance(texts, (list, tuple)) else None
     facts = {"anchors": count, "estimator": estimator, "corruption": corruption}
-    with replace_unexpected("extract"), log_request("extract", facts):
+    with _supervise("extract", facts):
         how = Settings.parse(estimator=estimator, corruption=corruption)
-        pace = _Pace()
-        with closing(bench.extract(_check_anchors(texts), how.estimator, how.corruption)) as passes:
-            while True:
-                try:
-                    progress = next(passes)
-                except StopIteration as end:
-                    offsets: Offsets = end.value
-                    return offsets
-                if pace.is_due():
-                    yield progress
+        passes = bench.extract(_check_anchors(texts), how.estimator, how.corruption)
+        return (yield from _pace(passes, lambda _: False))
 
 
 def open_upload(bench: Workbench, file: object) -> Offsets:
@@ -136,8 +126,7 @@ def open_upload(bench: Workbench, file: object) -> Offsets:
     Raises:
         CmrmError: no file, or one that the model can't be steered by.
     """
-    path = require_upload(file, "offsets")
-    with rename_in_errors(path), replace_unexpected("open"):
+    with name_upload(file, "offsets") as path, replace_unexpected("open failed."):
         return bench.open_offsets(path)
 
 
@@ -156,45 +145,47 @@ def require_upload(value: object, what: str) -> str:
 
 
 @contextmanager
-def rename_in_errors(path: str) -> Iterator[None]:
-    """Call a file in errors as its owner does: where the server keeps it is nobody's business."""
+def name_upload(value: object, what: str) -> Iterator[str]:
+    """Give an upload's path, and in errors its name alone: where the server keeps it is nobody's business."""
+    path = require_upload(value, what)
     try:
-        yield
+        yield path
     except CmrmError as error:
         raise CmrmError(str(error).replace(path, Path(path).name)) from error
 
 
 @contextmanager
-def replace_unexpected(what: str) -> Iterator[None]:
-    """Let no error through but those that say what to do."""
+def replace_unexpected(sentence: str) -> Iterator[None]:
+    """Let no error through but those that say what to do; any other is logged with a `sentence`."""
     try:
         yield
     except CmrmError:
         raise
     except Exception as error:
-        _log.exception("%s failed.", what)
+        _log.exception(sentence)
         raise CmrmError(UNEXPECTED) from error
 
 
 @contextmanager
-def _supervise(kind: Kind, request: Request) -> Iterator[Callable[[Step], None]]:
+def _supervise(kind: str, facts: Mapping[str, object]) -> Iterator[Callable[[Step], Step]]:
     """Log a request, and replace its unexpected errors."""
-    with replace_unexpected(kind), log_request(kind, request.facts) as see:
+    with replace_unexpected(f"{kind} failed."), log_request(kind, facts) as see:
         yield see
 
 
-class _Pace:
-    """Says when a page can follow another update."""
-
-    def __init__(self) -> None:
-        self._shown = 0.0
-
-    def is_due(self) -> bool:
-        """Whether enough time has passed; it begins anew then."""
-        now = time.monotonic()
-        due = now - self._shown >= 1 / UPDATES_PER_SECOND
-        self._shown = now if due else self._shown
-        return due
+def _pace(stream: Generator[Item, None, Result], is_last: Callable[[Item], bool]) -> Generator[Item, None, Result]:
+    """Pass on what a page can follow, and the last, and return what the stream returns."""
+    shown = 0.0
+    with closing(stream):
+        while True:
+            try:
+                item = next(stream)
+            except StopIteration as end:
+                return end.value
+            now = time.monotonic()
+            if now - shown >= 1 / UPDATES_PER_SECOND or is_last(item):
+                shown = now
+                yield item
 
 
 def _check_anchors(texts: object) -> Sequence[str]:

@@ -23,17 +23,18 @@ def log_to_standard_error() -> None:
 
 
 @contextmanager
-def log_request(request: str, settings: Mapping[str, object]) -> Iterator[Callable[[Step], None]]:
+def log_request(request: str, settings: Mapping[str, object]) -> Iterator[Callable[[Step], Step]]:
     """Log how the block ends that answers a request: done, stopped by its caller, refused as bad input, or failed.
 
-    The block tells of its steps by what it is given.
+    The block tells of its steps by what it is given, which returns them.
     """
     start, first, outcome = time.perf_counter(), None, "failed"
     rows: tuple[Row, ...] = ()
 
-    def see(step: Step) -> None:
+    def see(step: Step) -> Step:
         nonlocal first, rows
         first, rows = first or time.perf_counter() - start, step.rows
+        return step
 
     try:
         yield see

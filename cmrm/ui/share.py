@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
@@ -12,7 +11,7 @@ from ..saved_run import write_run
 from ..settings import format_layers
 from ..workbench import Workbench
 from . import html
-from .events import HIDDEN, IN_TURN, show_errors
+from .events import AT_ONCE, QUICK, show_errors
 from .requests import Request
 from .view import RUNNING, View
 
@@ -49,31 +48,57 @@ _SAVE = """(text) => {
 }"""
 
 
-@dataclass(frozen=True)
 class Share:
-    """The components; `text` is on its way to the browser, and nothing of it is written on the server."""
+    """The row below the answers; `text` is on its way to the browser, and nothing of it is written on the server.
 
-    copy: gr.Button
-    download: gr.Button
-    text: gr.Textbox
-    earlier: gr.Dropdown
-    runs: gr.State
+    `outputs` are those of an event that returns `add_run`.
+    """
 
-    @property
-    def outputs(self) -> list[Component]:
-        """Return the outputs of an event that returns `add_run`."""
-        return [self.runs, self.earlier]
+    def __init__(self) -> None:
+        with gr.Row(elem_id="share"):
+            self.copy = gr.Button("Copy answers", size="md")
+            self.download = gr.Button("Download JSON", size="md")
+            gr.DeepLinkButton("Copy link", "Link copied", size="md", icon=None, elem_id="link")
+            self.text = gr.Textbox(visible="hidden")
+            self.earlier = gr.Dropdown([], label="Earlier runs", elem_id="earlier", visible=False)
+        self.runs = gr.State(())
+        self.outputs = [self.runs, self.earlier]
 
+    def connect(
+        self,
+        bench: Workbench,
+        blocks: gr.Blocks,
+        view_state: gr.State,
+        inputs: Mapping[str, Component],
+        frame: Sequence[Component],
+    ) -> None:
+        """Connect the events: what is shown is in `view_state`, and an earlier run goes back to `inputs` and `frame`.
 
-def add_share_row() -> Share:
-    """Lay out the row below the answers."""
-    with gr.Row(elem_id="share"):
-        copy = gr.Button("Copy answers", size="md")
-        download = gr.Button("Download JSON", size="md")
-        gr.DeepLinkButton("Copy link", "Link copied", size="md", icon=None, elem_id="link")
-        text = gr.Textbox(visible="hidden")
-        earlier = gr.Dropdown([], label="Earlier runs", elem_id="earlier", visible=False)
-    return Share(copy, download, text, earlier, gr.State(()))
+        The inputs are called as the parts of a request: "image", "prompt", and the settings by name.
+        """
+
+        def write(view: View) -> str:
+            request = view.finished
+            if request is None:
+                gr.Info("There is no finished comparison to download yet.")
+                return ""
+            image = None if request.image is None else Path(request.image)
+            with show_errors():
+                run = write_run(bench, image, request.prompt, request.settings, view.rows, request.offsets)
+            return json.dumps(run, indent=2, ensure_ascii=False)
+
+        def restore(view: View, runs: Runs, number: object) -> list[object]:
+            if view.phase in RUNNING or not isinstance(number, int) or not 0 <= number < len(runs):
+                return [gr.skip()] * len(outputs)
+            return [*_restore(runs[number].request, inputs), *html.write_frame(runs[number])]
+
+        self.copy.click(lambda sentence: gr.Info(sentence), self.text, None, js=_COPY, **QUICK)
+        # The server forgets what it wrote, or a link would hand it on, as it does all that the components hold.
+        written = self.download.click(write, view_state, self.text, **QUICK)
+        written.then(lambda _: "", self.text, self.text, js=_SAVE, **QUICK)
+        blocks.load(lambda runs: gr.Dropdown(visible=bool(runs)), self.runs, self.earlier, **AT_ONCE)
+        outputs = [*inputs.values(), *frame]
+        self.earlier.input(restore, [view_state, self.runs, self.earlier], outputs, preprocess=False, **QUICK)
 
 
 def add_run(runs: Runs, view: View) -> list[object]:
@@ -83,46 +108,6 @@ def add_run(runs: Runs, view: View) -> list[object]:
     runs = (*runs, view)[-MOST_RUNS:]
     choices = [(_name(number, one), number) for number, one in enumerate(runs)]
     return [runs, gr.Dropdown(choices[::-1], value=None, visible=True)]
-
-
-def connect_share(
-    bench: Workbench,
-    blocks: gr.Blocks,
-    share: Share,
-    view_state: gr.State,
-    inputs: Mapping[str, Component],
-    frame: Sequence[Component],
-) -> None:
-    """Connect the row's events: what is shown is in `view_state`, and an earlier run goes back to `inputs` and `frame`.
-
-    The inputs are called as the parts of a request: "image", "prompt", and the settings by name.
-    """
-
-    def write(view: View) -> str:
-        request = view.finished
-        if request is None:
-            gr.Info("There is no finished comparison to download yet.")
-            return ""
-        image = None if request.image is None else Path(request.image)
-        with show_errors():
-            run = write_run(bench, image, request.prompt, request.settings, view.rows, request.offsets)
-        return json.dumps(run, indent=2, ensure_ascii=False)
-
-    def restore(view: View, runs: Runs, number: object) -> list[object]:
-        if view.phase in RUNNING or not isinstance(number, int) or not 0 <= number < len(runs):
-            return [gr.skip()] * len(outputs)
-        return [*_restore(runs[number].request, inputs), *html.write_frame(runs[number])]
-
-    share.copy.click(lambda sentence: gr.Info(sentence), share.text, None, js=_COPY, **IN_TURN, **HIDDEN)
-    # The server forgets what it wrote, or a link would hand it on, as it does all that the components hold.
-    share.download.click(write, view_state, share.text, **IN_TURN, **HIDDEN).then(
-        lambda _: "", share.text, share.text, js=_SAVE, **IN_TURN, **HIDDEN
-    )
-    blocks.load(lambda runs: gr.Dropdown(visible=bool(runs)), share.runs, share.earlier, queue=False, **HIDDEN)
-    outputs = [*inputs.values(), *frame]
-    share.earlier.input(
-        restore, [view_state, share.runs, share.earlier], outputs, preprocess=False, **IN_TURN, **HIDDEN
-    )
 
 
 def _name(number: int, view: View) -> str:

@@ -31,12 +31,8 @@ class Countdown:
         """Say which pass it is; the first that it is told of sets its clock."""
         if progress.stage != "measuring":
             return describe(progress)
-        now = time.monotonic()
+        now, done, total, left = time.monotonic(), progress.done, progress.total, ""
         self._start = self._start or now
-        return describe_pass(progress, (now - self._start) / (progress.done - 1) if progress.done > 1 else None)
-
-
-def describe_pass(progress: Progress, seconds: float | None) -> str:
-    """Say which pass it is, and how long those that are left will take, if it is known how long one takes."""
-    left = "" if seconds is None else f", about {seconds * (progress.total - progress.done):.0f} s left"
-    return f"Pass {progress.done} of {progress.total}{left} ..."
+        if done > 1:
+            left = f", about {(now - self._start) / (done - 1) * (total - done):.0f} s left"
+        return f"Pass {done} of {total}{left} ..."

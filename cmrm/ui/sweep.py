@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import gradio as gr
-from gradio.components import Component
 
 from ..charts import sweep_curve
 from ..errors import CmrmError
-from ..files import ASSETS
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
 from . import html
 from .compare import EXAMPLES
-from .controls import add_image, add_max_new_tokens, add_method, add_prompt
-from .events import HIDDEN, IN_TURN, Updates, follow_end, run_model, show_errors, wait_for_turn
+from .controls import add_examples, add_image, add_max_new_tokens, add_method, add_prompt
+from .events import QUICK, Updates, follow_end, run_model, show_errors, wait_for_turn
 from .own_offsets import Own
 from .requests import answer, parse_request
 from .view import RUNNING, View, needs_veil
@@ -26,113 +24,90 @@ is. Too little leaves a harmful request answered; too much refuses harmless ones
 """
 
 
-@dataclass(frozen=True)
-class _Sweep:
-    """The components that events read, write or start from; `controls` are those of its settings, by name."""
-
-    image: gr.Image
-    prompt: gr.Textbox
-    alphas: gr.Textbox
-    controls: dict[str, Component]
-    run: gr.Button
-    stop: gr.Button
-    take: gr.Button
-    problem: gr.HTML
-    lines: gr.HTML
-    curve: gr.Column
-    plot: gr.Plot
-    caption: gr.HTML
-    view: gr.State
-
-
 def add_sweep_tab(bench: Workbench, blocks: gr.Blocks, own: Own, image: gr.Image, prompt: gr.Textbox) -> None:
     """Lay out the tab and connect its events; `image` and `prompt` are those of another tab, to be taken over."""
-    parts = _lay_out(bench)
-    _connect(bench, blocks, parts, own)
+    tab = _Sweep(bench, blocks)
+    tab.connect(own.offsets)
     # The browser hands over what it has; no upload is read or written for it.
-    parts.take.click(None, [image, prompt], [parts.image, parts.prompt], js="(...asked) => asked")
+    tab.take.click(None, [image, prompt], [tab.image, tab.prompt], js="(...asked) => asked")
 
 
-def _lay_out(bench: Workbench) -> _Sweep:
-    gr.Markdown(INTRO, elem_classes="lead")
-    empty = View(needs_veil(bench))
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=3, min_width=220):
-            image = add_image("sweep-image", "text-only answers")
-        with gr.Column(scale=5, min_width=300):
-            prompt = add_prompt("sweep-prompt")
-            with gr.Row():
-                alphas = gr.Textbox("0:2:0.25", label="Alphas", info="start:end:step, or 0.5,1,1.5", max_lines=1)
-                tokens = add_max_new_tokens(bench)
-            controls = {"method": add_method(), "max_new_tokens": tokens}
-        with gr.Column(scale=4, min_width=260):
-            with gr.Row(elem_id="sweep-actions"):
-                run = gr.Button("Sweep", variant="primary", elem_id="sweep-run")
-                stop = gr.Button("Stop", variant="stop", elem_id="sweep-stop")
-                take = gr.Button("Take image and prompt from Compare", elem_id="sweep-take")
-            samples = [[str(ASSETS / "examples" / name), text] for (name, text), *_ in EXAMPLES.values()]
-            with gr.Column(elem_classes="samples"):
-                gr.Examples(samples, [image, prompt], label="Or one of these", api_visibility="private")
-    problem = gr.HTML("", elem_id="sweep-problem")
-    with gr.Row(elem_id="sweep-results"):
-        with gr.Column(min_width=300):
-            lines = gr.HTML(html.write_lines(empty, 1.0), elem_id="sweep-lines")
-        with gr.Column(min_width=300, visible=False) as curve:
-            gr.Markdown("### Refusal and fluency over alpha")
-            plot = gr.Plot(show_label=False, container=False)
-            caption = gr.HTML("")
-    return _Sweep(
-        image, prompt, alphas, controls, run, stop, take, problem, lines, curve, plot, caption, gr.State(empty)
-    )
+class _Sweep:
+    """The tab: its components, those of its settings by name, and what its events do."""
 
+    def __init__(self, bench: Workbench, blocks: gr.Blocks) -> None:
+        self.bench, self.blocks, self.veiled = bench, blocks, needs_veil(bench)
+        gr.Markdown(INTRO, elem_classes="lead")
+        empty = View(self.veiled)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=220):
+                self.image = add_image("sweep-image", "text-only answers")
+            with gr.Column(scale=5, min_width=300):
+                self.prompt = add_prompt("sweep-prompt")
+                with gr.Row():
+                    info = "start:end:step, or 0.5,1,1.5"
+                    self.alphas = gr.Textbox("0:2:0.25", label="Alphas", info=info, max_lines=1)
+                    tokens = add_max_new_tokens(bench)
+                self.controls = {"method": add_method(), "max_new_tokens": tokens}
+            with gr.Column(scale=4, min_width=260):
+                with gr.Row(elem_id="sweep-actions"):
+                    self.run = gr.Button("Sweep", variant="primary", elem_id="sweep-run")
+                    self.stop = gr.Button("Stop", variant="stop", elem_id="sweep-stop")
+                    self.take = gr.Button("Take image and prompt from Compare", elem_id="sweep-take")
+                with gr.Column(elem_classes="samples"):
+                    add_examples([pairs[0] for pairs in EXAMPLES.values()], self.image, self.prompt, "Or one of these")
+        self.problem = gr.HTML("", elem_id="sweep-problem")
+        with gr.Row(elem_id="sweep-results"):
+            with gr.Column(min_width=300):
+                self.lines = gr.HTML(html.write_lines(empty, 1.0), elem_id="sweep-lines")
+            with gr.Column(min_width=300, visible=False) as self.curve:
+                gr.Markdown("### Refusal and fluency over alpha")
+                self.plot = gr.Plot(show_label=False, container=False)
+                self.caption = gr.HTML("")
+        self.view = gr.State(empty)
 
-def _connect(bench: Workbench, blocks: gr.Blocks, parts: _Sweep, own: Own) -> None:
-    controls, veiled = parts.controls, needs_veil(bench)
+    def connect(self, offsets: gr.State) -> None:
+        frame = [self.lines, self.problem, self.view]
+        results = [*frame, self.curve, self.plot, self.caption]
+        starts = [self.run.click, self.prompt.submit, self.alphas.submit]
+        waiting = gr.on(starts, self.begin, self.view, results, **QUICK)
+        asked = [offsets, self.image, self.prompt, self.alphas, *self.controls.values()]
+        running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.lines))
+        follow_end(running, lambda view: self.show(view.end()), [self.view], frame)
+        self.stop.click(None, cancels=[running])
 
-    def show(view: View) -> Updates:
-        strength = bench.recipes[view.request.settings.method].alpha if view.request else 1.0
-        lines, problem = html.write_lines(view, strength), html.write_error(view.error)
-        return {parts.lines: lines, parts.problem: problem, parts.view: view}
+    def show(self, view: View) -> Updates:
+        strength = self.bench.recipes[view.request.settings.method].alpha if view.request else 1.0
+        lines, problem = html.write_lines(view, strength), html.parts.problem(view.error)
+        return {self.lines: lines, self.problem: problem, self.view: view}
 
-    def begin(view: View) -> Updates:
+    def begin(self, view: View) -> Updates:
         if view.phase in RUNNING:
             gr.Info("A sweep is still on its way; wait for its end, or press Stop.")
             return gr.skip()
-        waiting = View(veiled, phase="waiting", note=wait_for_turn(blocks))
-        return {**show(waiting), parts.curve: gr.Column(visible=False)}
+        waiting = View(self.veiled, phase="waiting", note=wait_for_turn(self.blocks))
+        return {**self.show(waiting), self.curve: gr.Column(visible=False)}
 
     def stream(
-        offsets: Offsets | None, image: object, prompt: object, alphas: object, *values: object
+        self, offsets: Offsets | None, image: object, prompt: object, alphas: object, *values: object
     ) -> Iterator[Updates]:
-        view, choices = (
-            View(veiled, phase="reading", note="Reading the prompt ..."),
-            dict(zip(controls, values, strict=True)),
-        )
+        view = View(self.veiled, phase="reading", note="Reading the prompt ...")
+        choices = dict(zip(self.controls, values, strict=True))
         with show_errors():
-            yield show(view)
+            yield self.show(view)
             try:
                 request = parse_request("sweep", image, prompt, choices, offsets, alphas)
                 view = replace(view, request=request)
-                with closing(answer(bench, request)) as steps:
+                with closing(answer(self.bench, request)) as steps:
                     for step in steps:
                         view = view.advance(step)
-                        yield show(view)
+                        yield self.show(view)
             except CmrmError as error:
-                yield show(view.fail(str(error)))
+                yield self.show(view.fail(str(error)))
                 return
             picture = sweep_curve(view.rows)
             yield {
-                parts.curve: gr.Column(visible=True),
-                parts.plot: picture.figure,
-                parts.caption: html.write_caption(picture),
+                self.curve: gr.Column(visible=True),
+                self.plot: picture.figure,
+                self.caption: html.parts.caption(picture.alt),
             }
-
-    frame = [parts.lines, parts.problem, parts.view]
-    results = [*frame, parts.curve, parts.plot, parts.caption]
-    waiting = gr.on(
-        [parts.run.click, parts.prompt.submit, parts.alphas.submit], begin, parts.view, results, **IN_TURN, **HIDDEN
-    )
-    asked = [own.offsets, parts.image, parts.prompt, parts.alphas, *controls.values()]
-    running = waiting.success(stream, asked, results, preprocess=False, **run_model(parts.lines))
-    follow_end(running, lambda view: show(view.end()), [parts.view], frame)
-    parts.stop.click(None, cancels=[running])

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..answering.steps import Row, Step
-from ..settings import Method
 from ..workbench import Workbench
 from .requests import Request
 from .stages import describe
@@ -13,7 +12,7 @@ Phase = Literal["idle", "waiting", "reading", "answering", "stopped", "done"]
 Veil = Literal["open", "closed", "click"]
 
 RUNNING: tuple[Phase, ...] = ("waiting", "reading", "answering")
-METHOD_NAMES: dict[Method, str] = {"dataset": "dataset-level", "sample": "sample-level"}
+METHOD_NAMES: dict[str, str] = {"dataset": "dataset-level", "sample": "sample-level"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,6 @@ class View:
         """Return the view of a run that could not go on, and why."""
         return replace(self, phase="stopped" if self.rows else "idle", error=sentence, blind=False)
 
-    def reveal(self) -> "View":
-        """Return the view that says which answer is whose."""
-        return replace(self, blind=False)
-
     @property
     def finished(self) -> Request | None:
         """The request of a run that has ended and hides nothing, else None."""
@@ -80,7 +75,7 @@ def choose_veil(view: View, row: int = 0) -> Veil:
 
 def label_steering(method: object, alpha: object) -> str:
     """Return how the steered side is steered, in words."""
-    name = METHOD_NAMES.get(method, method) if isinstance(method, str) else method  # type: ignore[call-overload]
+    name = METHOD_NAMES.get(str(method), method)
     return f"{name}, alpha {alpha:g}" if isinstance(alpha, (int, float)) else str(method)
 
 

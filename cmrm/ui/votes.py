@@ -1,59 +1,50 @@
 """Blind mode: the visitor votes before the page says which side is steered; the tally is this visit's own."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import gradio as gr
+from gradio.components import Component
 
 from . import html
+from .events import QUICK
+from .share import Runs, Share, add_run
 from .view import View
 
-Vote = Literal["A", "B", "tie", "bad"]
+Tally = Counter[str]
 
-_BUTTONS: dict[Vote, str] = {"A": "A is better", "B": "B is better", "tie": "Tie", "bad": "Both bad"}
-
-
-@dataclass(frozen=True)
-class Tally:
-    """The votes so far."""
-
-    steered: int = 0
-    unsteered: int = 0
-    ties: int = 0
-    bad: int = 0
-
-    def after(self, view: View, vote: Vote) -> "Tally":
-        """Return the tally with a vote on what `view` shows, once it is revealed which row is which pane's."""
-        if vote in ("A", "B"):
-            row = view.order["AB".index(vote)]
-            return replace(self, steered=self.steered + 1) if row else replace(self, unsteered=self.unsteered + 1)
-        return replace(self, ties=self.ties + 1) if vote == "tie" else replace(self, bad=self.bad + 1)
-
-    def __str__(self) -> str:
-        """Say it."""
-        return (
-            f"Your votes: steered better {self.steered}, unsteered better {self.unsteered}, ties {self.ties}, "
-            f"both bad {self.bad}."
-        )
+_BUTTONS = {"A": "A is better", "B": "B is better", "tie": "Tie", "bad": "Both bad"}
 
 
-@dataclass(frozen=True)
 class Votes:
-    """The buttons, and the tally with its sentence."""
+    """The buttons, which are seen while a blind run waits for its vote, and the tally with its sentence."""
 
-    buttons: dict[Vote, gr.Button]
-    tally: gr.State
-    note: gr.HTML
+    def __init__(self) -> None:
+        with gr.Row(elem_id="votes"):
+            self.buttons = {vote: gr.Button(name, elem_id=f"vote-{vote}") for vote, name in _BUTTONS.items()}
+        self.tally = gr.State(Tally())
+        self.note = gr.HTML("", elem_id="tally")
+
+    def connect(self, view_state: gr.State, frame: Sequence[Component], share: Share) -> None:
+        """Connect the events: a vote reveals the sides of the run in `view_state`, which `frame` shows."""
+
+        def vote(choice: str, view: View, tally: Tally, runs: Runs) -> list[object]:
+            if not view.blind or view.phase != "done":
+                return [gr.skip()] * len(outputs)
+            tally = tally + Counter([_name_side(choice, view)])
+            view = replace(view, blind=False)
+            sentence = (
+                f"Your votes: steered better {tally['steered']}, unsteered better {tally['unsteered']}, "
+                f"ties {tally['tie']}, both bad {tally['bad']}."
+            )
+            return [*html.write_frame(view), tally, html.parts.note(sentence), *add_run(runs, view)]
+
+        outputs = [*frame, self.tally, self.note, *share.outputs]
+        for choice, button in self.buttons.items():
+            button.click(partial(vote, choice), [view_state, self.tally, share.runs], outputs, **QUICK)
 
 
-def add_vote_row() -> Votes:
-    """Lay out the buttons, which are seen while a blind run waits for its vote."""
-    with gr.Row(elem_id="votes"):
-        buttons = {vote: gr.Button(name, elem_id=f"vote-{vote}") for vote, name in _BUTTONS.items()}
-    return Votes(buttons, gr.State(Tally()), gr.HTML("", elem_id="tally"))
-
-
-def cast_vote(vote: Vote, view: View, tally: Tally) -> tuple[View, Tally, str]:
-    """Return the view with its sides revealed, the tally and its sentence."""
-    tally = tally.after(view, vote)
-    return view.reveal(), tally, html.write_note(str(tally))
+def _name_side(choice: str, view: View) -> str:
+    return ("unsteered", "steered")[view.order["AB".index(choice)]] if choice in ("A", "B") else choice

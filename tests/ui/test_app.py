@@ -22,7 +22,7 @@ from cmrm import CmrmError, Offsets, Row, Settings, Step
 from cmrm.steering.recipes import recipes_for
 from cmrm.terminal import run_commands
 from cmrm.ui import UPDATES_PER_SECOND, Request, answer
-from cmrm.ui.html import write_error, write_pane
+from cmrm.ui.html import parts, write_pane
 from cmrm.ui.view import View, choose_veil
 from cmrm.workbench import Workbench
 
@@ -298,7 +298,7 @@ def test_a_run_is_done_when_its_stream_has_ended_and_stopped_when_it_ended_early
 def test_text_of_the_model_and_of_a_visitor_is_escaped():
     hostile = "<img src=x onerror=alert(1)>"
     shown = View(False, hostile, "answering", rows=(Row(0.0, hostile), Row(1.0, hostile)))
-    for html in (write_pane(shown, 0), write_pane(shown, 1), write_error(hostile)):
+    for html in (write_pane(shown, 0), write_pane(shown, 1), parts.problem(hostile)):
         assert "<img" not in html
 
 

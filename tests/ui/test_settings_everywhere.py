@@ -18,7 +18,7 @@ from cmrm.server.zerogpu import ZeroGpuWorkbench
 from cmrm.settings import format_layers, parse_layers
 from cmrm.ui import Request, answer, build, parse_request
 from cmrm.ui.compare import add_compare_tab
-from cmrm.ui.own_offsets import add_own_bar
+from cmrm.ui.own_offsets import Own
 from cmrm.ui.view import View
 from cmrm.workbench import Workbench
 
@@ -85,7 +85,7 @@ def test_the_api_takes_each_in_their_order(bench):
 
 def test_the_page_has_a_control_for_each(bench):
     with gr.Blocks() as blocks:
-        parts = add_compare_tab(bench, blocks, add_own_bar(bench, blocks))
+        parts = add_compare_tab(bench, blocks, Own(bench, blocks))
     assert sorted(parts.controls) == sorted(NAMES)
     stream = next(one for one in blocks.fns.values() if one.name == "stream")
     view = View(False, third=OTHER.third)

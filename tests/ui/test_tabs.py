@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -23,9 +24,9 @@ from cmrm.progress import Progress, Stage, finish
 from cmrm.server.zerogpu import MOST_SECONDS, duration
 from cmrm.steering.anchors import AnchorSet, read_anchors
 from cmrm.steering.extraction import extract
-from cmrm.ui import Request
+from cmrm.ui import Request, stages
 from cmrm.ui.html import write_lines, write_offsets, write_tokens
-from cmrm.ui.stages import describe, describe_pass
+from cmrm.ui.stages import Countdown, describe
 from cmrm.ui.view import View
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
@@ -228,9 +229,11 @@ def test_made_files_have_names_of_their_own_and_are_deleted_in_time():
         assert not any(path.exists() for path in made)
 
 
-def test_progress_says_what_is_left():
-    assert describe_pass(Progress("measuring", 1, 20), None) == "Pass 1 of 20 ..."
-    assert describe_pass(Progress("measuring", 5, 20), 0.97) == "Pass 5 of 20, about 15 s left ..."
+def test_progress_says_what_is_left(monkeypatch):
+    clock, countdown = iter([100.0, 103.88]), Countdown()  # 0.97 s a pass
+    monkeypatch.setattr(stages, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert countdown.describe(Progress("measuring", 1, 20)) == "Pass 1 of 20 ..."
+    assert countdown.describe(Progress("measuring", 5, 20)) == "Pass 5 of 20, about 15 s left ..."
 
 
 def test_each_stage_has_a_sentence():
