@@ -9,7 +9,9 @@ from ..methods.ceilings import Captioned, ReplacedImage
 from ..methods.cmrm import DatasetLevel, SampleLevel
 from ..methods.controls import OtherPrompt, random_direction, sign_flip
 from ..methods.defence import Defence
-from ..methods.rivals import DefencePrompt, Restored, ShiftDC, paper_layers, refusal_direction
+from ..methods.defence_prompt import DefencePrompt
+from ..methods.refusal_direction import Restored, refusal_direction
+from ..methods.shiftdc import ShiftDC, paper_layers
 from ..settings import ESTIMATORS, Corruption, Estimator, Settings
 from ..steering.anchors import AnchorSet, load_anchors
 from ..steering.extraction import extract_each, extract_offsets

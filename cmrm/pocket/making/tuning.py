@@ -16,7 +16,8 @@ from ...engines.local import LocalEngine
 from ...methods.ceilings import Captioned, ReplacedImage
 from ...methods.cmrm import DatasetLevel, SampleLevel
 from ...methods.defence import Added, Defence
-from ...methods.rivals import Restored, ShiftDC, refusal_direction
+from ...methods.refusal_direction import Restored, refusal_direction
+from ...methods.shiftdc import ShiftDC
 from ...settings import Corruption, Estimator
 from ...steering.anchors import AnchorSet, load_anchors
 from ...steering.extraction import extract_offsets
