@@ -125,8 +125,8 @@ def _mmsafetybench(row: Row, pictures: Pictures) -> Iterator[Record]:
         yield Record(f"{name}/{row.id}", row.text(_MM_QUESTIONS[kind]), found, "harmful", category=name)
 
 
-# What reads a layout, and the sets of columns that show it; in the order in which they are tried, as another layout's
-# columns may hold those of a later one.
+# What reads a layout, and the sets of columns that show it. In the order in which they are tried: another layout's columns
+# may hold those of a later one.
 LAYOUTS: dict[Layout, tuple[Reader, list[set[str]]]] = {
     "vlsafe": (_vlsafe, [{"query", "image_id"}]),
     "figstep": (_figstep, [{"dataset", "category_id", "task_id", "instruction"}]),

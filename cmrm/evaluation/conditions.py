@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..data.records import Record
-from ..methods.ceilings import Captioned, ReplacedImage
+from ..methods.captions import Captioned
+from ..methods.ceilings import ReplacedImage
 from ..methods.cmrm import DatasetLevel, SampleLevel
 from ..methods.controls import OtherPrompt, random_direction, sign_flip
 from ..methods.defence import Defence

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..data.records import Record
 from ..steering.extraction import read_states
 from ..steering.vectors import Prompt, Vectors
-from .ceilings import Captioned
+from .captions import Captioned
 from .defence import Defence
 from .refusal_direction import unit_vectors
 

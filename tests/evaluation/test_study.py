@@ -20,7 +20,7 @@ from cmrm.engines import local
 from cmrm.errors import OutOfMemoryError
 from cmrm.evaluation import Plan, run
 from cmrm.judging.guard import GuardJudge
-from cmrm.methods.ceilings import Captioned
+from cmrm.methods.captions import Captioned
 from cmrm.methods.cmrm import SampleLevel
 from cmrm.steering.anchors import load_anchors
 from cmrm.steering.reading import LocalReading

@@ -10,7 +10,8 @@ from PIL import Image
 
 from cmrm import CmrmError, LocalEngine, extract_each, extract_offsets, steer
 from cmrm.data.records import Record
-from cmrm.methods.ceilings import REQUEST, Captioned, ReplacedImage
+from cmrm.methods.captions import REQUEST, Captioned
+from cmrm.methods.ceilings import ReplacedImage
 from cmrm.methods.cmrm import DatasetLevel, SampleLevel
 from cmrm.methods.controls import OtherPrompt, random_direction, sign_flip
 from cmrm.methods.defence import Defence

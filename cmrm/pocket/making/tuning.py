@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ...data.records import Record
 from ...engines.local import LocalEngine
-from ...methods.ceilings import Captioned, ReplacedImage
+from ...methods.captions import Captioned
+from ...methods.ceilings import ReplacedImage
 from ...methods.cmrm import DatasetLevel, SampleLevel
 from ...methods.defence import Added, Defence
 from ...methods.refusal_direction import Restored, refusal_direction
