@@ -1,14 +1,34 @@
 """A source of data -> records, by the layout that its columns show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import CmrmError
 from ..settings import Layout, check_choice
-from .files import find_files, name_files, read_rows
+from . import figstep, generic, mmsafetybench, scienceqa, vlsafe, xstest
+from .files import Row, find_files, name_files, read_rows
 from .image_files import Pictures
-from .layouts import LAYOUTS, recognise
 from .records import Record
+
+
+class _Reader(Protocol):
+    """What the module of a layout has: the sets of columns that show it, and what reads a row."""
+
+    COLUMNS: list[set[str]]
+
+    def read(self, row: Row, pictures: Pictures) -> Iterator[Record]: ...
+
+
+# In the order in which they are tried: another layout's columns may hold those of a later one.
+_READERS: dict[Layout, _Reader] = {
+    "vlsafe": vlsafe,
+    "figstep": figstep,
+    "xstest": xstest,
+    "scienceqa": scienceqa,
+    "generic": generic,
+    "mm-safetybench": mmsafetybench,
+}
 
 
 def load_records(
@@ -33,13 +53,13 @@ def load_records(
     records: dict[str, Record] = {}
     files = find_files(str(source))
     for file, name in zip(files, name_files(files), strict=True):
-        reader = None if layout == "auto" else LAYOUTS[layout][0]
+        reader = None if layout == "auto" else _READERS[layout]
         for row in read_rows(file, name):
             try:
                 if isinstance(row, CmrmError):
                     raise row
-                reader = reader or recognise(row)
-                for record in reader(row, pictures):
+                reader = reader or _recognise(row)
+                for record in reader.read(row, pictures):
                     if record.id in records:
                         raise row.fault(f"another record has the id {record.id!r} too; give each one its own.")
                     records[record.id] = record
@@ -50,3 +70,13 @@ def load_records(
     if not records:
         raise CmrmError(f"{str(source)!r} holds no record that can be used; give a file with at least one.")
     return list(records.values())
+
+
+def _recognise(row: Row) -> _Reader:
+    for reader in _READERS.values():
+        if any(columns <= row.values.keys() for columns in reader.COLUMNS):
+            return reader
+    raise row.fault(
+        f"its columns ({', '.join(row.values)}) are those of no known layout; write at least 'prompt' and 'label', or "
+        f"name a layout: {', '.join(_READERS)}."
+    )

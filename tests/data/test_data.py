@@ -16,7 +16,7 @@ from PIL import Image
 from cmrm import CmrmError
 from cmrm.data import load_records
 from cmrm.data.accepted import holds_answer
-from cmrm.data.layouts import LAYOUTS
+from cmrm.data.loading import _READERS
 from cmrm.data.records import LABELS, Record, assign_split
 from cmrm.settings import Layout
 
@@ -273,7 +273,7 @@ def test_scienceqa_letters_its_choices(tmp_path):
 
 
 def test_every_layout_can_be_named():
-    assert {"auto", *LAYOUTS} == set(get_args(Layout))
+    assert {"auto", *_READERS} == set(get_args(Layout))
 
 
 # Bad files
