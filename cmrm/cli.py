@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .settings import (
-    LENGTH,
     Corruption,
     Estimator,
     Layout,
@@ -248,6 +247,7 @@ def inspect_command(
 
 
 @app.command()
+@take_settings(_option, "batch", "max_new_tokens")
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report; a run that is in it goes on.")] = Path("results"),
     data: Annotated[
@@ -269,12 +269,12 @@ def evaluate(
     alphas: Annotated[str, typer.Option(help="Of the group alphas.")] = "0.25:2:0.25",
     judge: Annotated[str, typer.Option(help="A guard model beside the phrases: hf:NAME or a folder.")] = "",
     batch: Annotated[int, typer.Option(help="Prompts in a batch.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = LENGTH,
     model: Model = "pocket",
     quantization: Quantized = "auto",
     device_map: Placed = "",
     plain_template: Plain = False,
     offsets: Stored = None,
+    **choices: object,
 ) -> None:
     """Measure refusals, over-refusals and right answers under CMRM, rivals and controls; print the table.
 
@@ -300,7 +300,7 @@ def evaluate(
         parse_alphas(alphas),
         judge,
         batch,
-        max_new_tokens,
+        Settings.parse(**choices),
     )
     try:
         report = run(plan, report_progress("answers"), say)

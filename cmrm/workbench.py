@@ -261,7 +261,7 @@ class Workbench:
         vectors: Vectors | list[Vectors] = offsets
         if settings.third == "random":
             vectors = [offsets, offsets, random_direction(offsets, settings.seed)]
-        for step in prepared.answer(Steered.by(settings, vectors, (0.0, *alphas)), fluency=fluency):
+        for step in prepared.answer(Steered.by(settings, vectors, 0.0, *alphas), fluency=fluency):
             rows = step.rows
             yield replace(step, rows=(*rows, *last), done=step.done and alone is None)
         # 3. The text by itself, behind the others.
@@ -281,7 +281,7 @@ class Workbench:
         yield Progress("reading")
         offsets = yield from measuring
         if answers is None:
-            steered = Steered.by(settings, offsets, (0.0, _strength(settings)))
+            steered = Steered.by(settings, offsets, 0.0, _strength(settings))
             for step in prepared.answer(steered):
                 answers = [row.ids for row in step.rows]
                 yield Progress("answering")

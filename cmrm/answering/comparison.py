@@ -55,7 +55,7 @@ def compare(
     if offsets is None or not chosen:
         return prepared.answer(None, fluency=fluency)
     # In this process vectors may also be code.
-    steered = Steered.by(settings, offsets, (0.0, *chosen))  # type: ignore[arg-type]
+    steered = Steered.by(settings, offsets, 0.0, *chosen)  # type: ignore[arg-type]
     return prepared.answer(steered, fluency=fluency)
 
 

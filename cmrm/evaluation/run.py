@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..model.processes import Processes, peak_gpu_memory
 from ..pocket.judge import POCKET_JUDGE
 from ..pocket.records import records as pocket_records
 from ..progress import Progress, finish
-from ..settings import LENGTH, DeviceMap, Layout, Quantization, Split, check_choice
+from ..settings import DeviceMap, Layout, Quantization, Settings, Split, check_choice
 from ..versions import versions
 from ..workbench import Workbench
 from .conditions import GROUPS, make_conditions
@@ -41,6 +41,7 @@ class Plan:
     """What to evaluate; the names are those of the command's options.
 
     `requests` and `questions` are how many records of each label are taken (None: all there are), 0 for none.
+    `settings` are those of all rows, but for what a row's method and group choose; answers are greedy.
     """
 
     out: Path
@@ -60,14 +61,13 @@ class Plan:
     alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     judge: str = ""
     batch: int = 16
-    max_new_tokens: int = LENGTH
+    settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, Split)
-        if min(self.batch, self.max_new_tokens) < 1 or min(self.requests or 0, self.questions or 0) < 0:
+        if self.batch < 1 or min(self.requests or 0, self.questions or 0) < 0:
             raise CmrmError(
-                "batch and max_new_tokens must be at least 1, and requests and questions not be negative; give larger "
-                "numbers."
+                "batch must be at least 1, and requests and questions not be negative; give larger numbers."
             )
         if unknown := sorted(set(self.groups) - set(GROUPS)):
             raise CmrmError(f"rows names {', '.join(map(repr, unknown))}, but must be some of {', '.join(GROUPS)}.")
@@ -111,9 +111,9 @@ def run(
         raise CmrmError(
             f"The data has no records in the {plan.split} split; choose another --split, or take more data."
         )
-    rows = make_conditions(bench, records, plan.groups, plan.alphas)
+    rows = make_conditions(bench, plan.settings, records, plan.groups, plan.alphas)
     judges: list[Judge] = [POCKET_JUDGE, PHRASE_JUDGE] if POCKET in plan.data else [PHRASE_JUDGE]
-    study = Study(bench.engine, records, rows, judges, plan.batch, plan.max_new_tokens, not plan.skip_bad)
+    study = Study(bench.engine, records, rows, judges, plan.batch, not plan.skip_bad)
     settings = _settings(plan, bench, records, rows)
     journal = Journal(plan.out, settings, processes.index)
     processes.wait()  # every process has read what there was, before any of them adds to it
@@ -184,7 +184,7 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
         "recipes": {name: asdict(recipe) for name, recipe in bench.recipes.items()},
         "conditions": {row.name: row.json() for row in rows},
         "batch": plan.batch,
-        "max_new_tokens": plan.max_new_tokens,
+        "max_new_tokens": plan.settings.max_new_tokens,
     }
 
 

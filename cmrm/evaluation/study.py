@@ -14,14 +14,14 @@ from ..judging.openings import refusal_openings
 from ..methods.defence import Added, Defence
 from ..model.processes import Processes
 from ..progress import Progress
-from ..settings import Positions, Steps
+from ..settings import Settings
 from ..steering.vectors import Prompt, Steered
 from .journal import Entry, Journal
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One row of the table: what the model is asked and what is added, how much and where.
+    """One row of the table: what the model is asked and what is added, how much and where by settled settings.
 
     Conditions named "... #1", "... #2" are seeds of one row. `labels` are the kinds of record that it answers.
     """
@@ -29,21 +29,21 @@ class Condition:
     name: str
     group: str
     defence: Defence
-    alpha: float = 1.0
-    layers: tuple[int, ...] | None = None
-    positions: Positions = "last"
-    steps: Steps = "prompt"
+    settings: Settings
     labels: tuple[str, ...] = LABELS
+
+    def vary(self, name: str, group: str, **changes: object) -> "Condition":
+        """Return this row under another name and with some other settings."""
+        settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # which checks them
+        return replace(self, name=name, group=group, settings=settings)
 
     def json(self) -> dict[str, object]:
         """Return what the condition is, as JSON."""
-        layers = None if self.layers is None else list(self.layers)
-        where = {"layers": layers, "positions": self.positions, "steps": self.steps}
-        return {"group": self.group, "alpha": self.alpha, **where}
+        return {"group": self.group, **self.settings.json()}
 
     def steer(self, vectors: Added) -> Steered | None:
         """Return what the defence's vectors do in this row, None for nothing."""
-        return None if vectors is None else Steered(vectors, self.alpha, self.layers, self.positions, self.steps)
+        return None if vectors is None else Steered.by(self.settings, vectors)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ class Study:
     conditions: Sequence[Condition]
     judges: Sequence[Judge]
     batch: int
-    max_new_tokens: int
     strict: bool
 
     @property
@@ -143,7 +142,7 @@ class _Batch:
         answers = self.study.engine.answer_batch(
             prompts,
             condition.steer(vectors),
-            max_new_tokens=self.study.max_new_tokens,
+            max_new_tokens=condition.settings.max_new_tokens,
             openings=self.study.openings,
         )
         seconds = spent + time.perf_counter() - started

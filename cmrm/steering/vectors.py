@@ -41,10 +41,10 @@ class Steered:
     steps: Steps = "prompt"
 
     @classmethod
-    def by(
-        cls, settings: Settings, vectors: "Vectors | Sequence[Vectors]", alpha: float | tuple[float, ...]
-    ) -> "Steered":
-        """Return what is added where the settings say."""
+    def by(cls, settings: Settings, vectors: "Vectors | Sequence[Vectors]", *alphas: float) -> "Steered":
+        """Return what is added where settled settings say, and as much, or (`alphas`) as much to each row."""
+        alpha = alphas or settings.alpha
+        assert alpha is not None, "settings are settled"
         return cls(vectors, alpha, settings.layers, settings.positions or "last", settings.steps or "prompt")
 
     def pick(self, rows: Sequence[int]) -> "Steered":

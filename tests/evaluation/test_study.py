@@ -15,7 +15,7 @@ import pytest
 import tiny
 import torch
 
-from cmrm import CmrmError, LocalEngine, Vlm, extract_offsets
+from cmrm import CmrmError, LocalEngine, Settings, Vlm, extract_offsets
 from cmrm.engines import local
 from cmrm.errors import OutOfMemoryError
 from cmrm.evaluation import Plan, run
@@ -63,7 +63,7 @@ def plan(tmp_path, checkpoint, data, monkeypatch) -> Plan:
         split="all",
         groups=("ceilings", "cmrm"),
         batch=2,
-        max_new_tokens=6,
+        settings=Settings(max_new_tokens=6),
     )
 
 

@@ -13,6 +13,8 @@ from serving import CIRCLE, workbench
 from typer.testing import CliRunner
 
 from cmrm import CmrmError, Row, Settings, Step, cli
+from cmrm.evaluation import Plan
+from cmrm.evaluation.conditions import make_conditions
 from cmrm.saved_run import Run, write_run
 from cmrm.server.zerogpu import ZeroGpuWorkbench
 from cmrm.settings import format_layers, parse_layers
@@ -113,6 +115,20 @@ def test_a_worker_of_zerogpu_gets_them_whole(bench):
     list(away.explain(None, "hello", OTHER))
     list(away.sweep(None, "hello", (1.0,), OTHER))
     assert [arguments[1] for arguments in sent] == [OTHER] * 3
+
+
+def test_an_evaluation_gives_them_whole_to_the_rows_that_choose_none(bench, tmp_path):
+    greedy = replace(OTHER, temperature=0.0)
+    plan = Plan(tmp_path, settings=greedy)
+    rows = {row.name: row for row in make_conditions(bench, plan.settings, (), ("cmrm",), (1.0,))}
+    for method, name in (("dataset", "dataset-level"), ("sample", "sample-level")):
+        assert rows[name].settings == replace(greedy, method=method)
+        assert {"group": "cmrm", **rows[name].settings.json()} == rows[name].json()
+    # Its offsets are not those of the workbench, which were measured in another way.
+    assert rows["dataset-level"].defence.vectors.origin.estimator == greedy.estimator != bench.offsets.origin.estimator
+    steered = rows["dataset-level"].steer(bench.offsets)
+    assert (steered.alpha, steered.layers) == (greedy.alpha, greedy.layers)
+    assert (steered.positions, steered.steps) == (greedy.positions, greedy.steps)
 
 
 def test_the_log_names_each(bench, caplog):
