@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .files import Row
+from .files import RawRecord
 from .image_files import Pictures
 from .records import Record
 
@@ -15,8 +15,8 @@ _PROMPT = (
 COLUMNS = [{"dataset", "category_id", "task_id", "instruction"}]
 
 
-def read(row: Row, pictures: Pictures) -> Iterator[Record]:
+def read(raw: RawRecord, pictures: Pictures) -> Iterator[Record]:
     """Yield the record; a column `prompt`, if there is one, goes before the project's own sentence."""
-    name = "_".join(row.text(column) for column in ("dataset", "category_id", "task_id"))
-    prompt = row.text("prompt") if row.values.get("prompt") else _PROMPT
-    yield Record(name, prompt, pictures.find(row, f"query_{name}_6.png"), "harmful", category=row.text("category_name"))
+    name = "_".join(raw.text(column) for column in ("dataset", "category_id", "task_id"))
+    prompt = raw.text("prompt") if raw.values.get("prompt") else _PROMPT
+    yield Record(name, prompt, pictures.find(raw, f"query_{name}_6.png"), "harmful", category=raw.text("category_name"))

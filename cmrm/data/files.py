@@ -19,7 +19,7 @@ _BATCH = 8  # rows of a parquet file in memory at once: their pictures may be la
 
 
 @dataclass(frozen=True)
-class Row:
+class RawRecord:
     """One entry of a data file: its values by column; `where` is its place in the file, such as "line 3".
 
     `name` is what ids call the file: short, but no other file of the source is called so.
@@ -99,7 +99,7 @@ def name_files(files: Sequence[Path]) -> list[str]:
     return [path.relative_to(root).as_posix() for path in files]
 
 
-def read_rows(path: Path, name: str) -> Iterator[Row | CmrmError]:
+def read_raw(path: Path, name: str) -> Iterator[RawRecord | CmrmError]:
     """Yield the rows of a JSONL, JSON, CSV, TSV or parquet file, and an error in place of one that is none.
 
     Raises:
@@ -110,8 +110,8 @@ def read_rows(path: Path, name: str) -> Iterator[Row | CmrmError]:
         raise CmrmError(f"{path.name!r} is none of {', '.join(_READERS)}; convert it to one of them.")
     try:
         for where, values in reader(path):
-            row = Row(values if isinstance(values, dict) else {}, path, where, name)
-            yield row if isinstance(values, dict) else row.fault(f"{values}; mend it, or take it out.")
+            raw = RawRecord(values if isinstance(values, dict) else {}, path, where, name)
+            yield raw if isinstance(values, dict) else raw.fault(f"{values}; mend it, or take it out.")
     except (OSError, ValueError, csv.Error, RecursionError, NotImplementedError) as error:
         if isinstance(error, CmrmError):
             raise

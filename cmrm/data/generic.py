@@ -2,24 +2,24 @@
 
 from collections.abc import Iterator
 
-from .files import Row
+from .files import RawRecord
 from .image_files import Pictures
 from .records import LABELS, Record
 
 COLUMNS = [{"prompt", "label"}]
 
 
-def read(row: Row, pictures: Pictures) -> Iterator[Record]:
+def read(raw: RawRecord, pictures: Pictures) -> Iterator[Record]:
     """Yield the record; one without a picture gets the one given for all."""
-    label, answers = row.text("label"), _answers(row.values.get("answers"))
+    label, answers = raw.text("label"), _answers(raw.values.get("answers"))
     if label not in LABELS:
-        raise row.fault(f"its label is {label!r}, but it must be one of {', '.join(LABELS)}; mend it.")
+        raise raw.fault(f"its label is {label!r}, but it must be one of {', '.join(LABELS)}; mend it.")
     if label == "question" and not answers:
-        raise row.fault("a question needs its accepted answers; list them in 'answers'.")
-    picture = pictures.own(row, row.values.get("image")) or pictures.given
+        raise raw.fault("a question needs its accepted answers; list them in 'answers'.")
+    picture = pictures.own(raw, raw.values.get("image")) or pictures.given
     if picture is None:
-        raise row.fault("it has no image; name one in 'image', or give one picture for all such records as `images`.")
-    yield Record(row.id, row.text("prompt"), picture, label, answers, str(row.values.get("category") or ""))
+        raise raw.fault("it has no image; name one in 'image', or give one picture for all such records as `images`.")
+    yield Record(raw.id, raw.text("prompt"), picture, label, answers, str(raw.values.get("category") or ""))
 
 
 def _answers(value: object) -> tuple[str, ...]:

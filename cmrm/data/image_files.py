@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..errors import CmrmError
 from ..files import cache_folder, write_whole
-from .files import Row
+from .files import RawRecord
 from .records import Picture
 
 _BLANK = (336, 336)
@@ -35,7 +35,7 @@ class Pictures:
         """What texts are shown beside: the picture given, else a white one."""
         return self.given or self._blank
 
-    def own(self, row: Row, value: object) -> Path | None:
+    def own(self, raw: RawRecord, value: object) -> Path | None:
         """Return the picture that a column holds: a path, bytes, or both as the hub's parquet files do; None if empty.
 
         Bytes are kept in a file of the project's cache, so that they don't stay in memory.
@@ -50,27 +50,27 @@ class Pictures:
         if isinstance(value, bytes):
             return _store(value)
         if not isinstance(value, str):
-            raise row.fault("its image is neither a path nor the bytes of a picture; give one of them.")
-        return self.find(row, value)
+            raise raw.fault("its image is neither a path nor the bytes of a picture; give one of them.")
+        return self.find(raw, value)
 
-    def find(self, row: Row, *names: str) -> Path:
+    def find(self, raw: RawRecord, *names: str) -> Path:
         """Return the first of `names` that is a file.
 
         Raises:
             CmrmError: none is; addresses of the web are never fetched.
         """
-        for place in self.places(row):
+        for place in self.places(raw):
             for name in names:
                 if os.path.isfile(place / name):
                     return place / name
-        places = " or ".join(repr(str(place)) for place in self.places(row))
-        raise row.fault(
+        places = " or ".join(repr(str(place)) for place in self.places(raw))
+        raise raw.fault(
             f"there is no picture {names[0][:200]!r} in {places}; download it and name its folder as `images`."
         )
 
-    def places(self, row: Row) -> list[Path]:
+    def places(self, raw: RawRecord) -> list[Path]:
         """Return the folders where pictures are looked for."""
-        return [*([self.folder] if self.folder else []), row.file.parent]
+        return [*([self.folder] if self.folder else []), raw.file.parent]
 
 
 def _store(content: bytes) -> Path:

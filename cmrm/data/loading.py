@@ -7,7 +7,7 @@ from typing import Protocol
 from ..errors import CmrmError
 from ..settings import Layout, check_choice
 from . import figstep, generic, mmsafetybench, scienceqa, vlsafe, xstest
-from .files import Row, find_files, name_files, read_rows
+from .files import RawRecord, find_files, name_files, read_raw
 from .image_files import Pictures
 from .records import Record
 
@@ -17,7 +17,7 @@ class _Reader(Protocol):
 
     COLUMNS: list[set[str]]
 
-    def read(self, row: Row, pictures: Pictures) -> Iterator[Record]: ...
+    def read(self, raw: RawRecord, pictures: Pictures) -> Iterator[Record]: ...
 
 
 # In the order in which they are tried: another layout's columns may hold those of a later one.
@@ -54,14 +54,14 @@ def load_records(
     files = find_files(str(source))
     for file, name in zip(files, name_files(files), strict=True):
         reader = None if layout == "auto" else _READERS[layout]
-        for row in read_rows(file, name):
+        for raw in read_raw(file, name):
             try:
-                if isinstance(row, CmrmError):
-                    raise row
-                reader = reader or _recognise(row)
-                for record in reader.read(row, pictures):
+                if isinstance(raw, CmrmError):
+                    raise raw
+                reader = reader or _recognise(raw)
+                for record in reader.read(raw, pictures):
                     if record.id in records:
-                        raise row.fault(f"another record has the id {record.id!r} too; give each one its own.")
+                        raise raw.fault(f"another record has the id {record.id!r} too; give each one its own.")
                     records[record.id] = record
             except CmrmError as error:
                 if skip is None:
@@ -72,11 +72,11 @@ def load_records(
     return list(records.values())
 
 
-def _recognise(row: Row) -> _Reader:
+def _recognise(raw: RawRecord) -> _Reader:
     for reader in _READERS.values():
-        if any(columns <= row.values.keys() for columns in reader.COLUMNS):
+        if any(columns <= raw.values.keys() for columns in reader.COLUMNS):
             return reader
-    raise row.fault(
-        f"its columns ({', '.join(row.values)}) are those of no known layout; write at least 'prompt' and 'label', or "
+    raise raw.fault(
+        f"its columns ({', '.join(raw.values)}) are those of no known layout; write at least 'prompt' and 'label', or "
         f"name a layout: {', '.join(_READERS)}."
     )

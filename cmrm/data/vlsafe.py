@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 
-from .files import Row
+from .files import RawRecord
 from .image_files import Pictures
 from .records import Record
 
 COLUMNS = [{"query", "image_id"}]
 
 
-def read(row: Row, pictures: Pictures) -> Iterator[Record]:
+def read(raw: RawRecord, pictures: Pictures) -> Iterator[Record]:
     """Yield the record; one picture given for all takes the photograph's place, as any image undoes the alignment."""
-    prompt, name = row.text("query"), row.text("image_id")
+    prompt, name = raw.text("query"), raw.text("image_id")
     if name.isdigit():
         name = f"{int(name):012}.jpg"
-    picture = pictures.given or pictures.find(row, name, f"train2017/{name}")
-    yield Record(row.id, prompt, picture, "harmful", category="VLSafe")
+    picture = pictures.given or pictures.find(raw, name, f"train2017/{name}")
+    yield Record(raw.id, prompt, picture, "harmful", category="VLSafe")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .files import Row
+from .files import RawRecord
 from .image_files import Pictures
 from .records import Record
 
@@ -11,10 +11,10 @@ _LABELS = {"safe": "harmless", "unsafe": "harmful"}
 COLUMNS = [{"prompt", "type", "focus"}]
 
 
-def read(row: Row, pictures: Pictures) -> Iterator[Record]:
+def read(raw: RawRecord, pictures: Pictures) -> Iterator[Record]:
     """Yield the record; files without a `label` mark unsafe requests by their type, `contrast_...`."""
-    kind = row.text("type")
-    label = row.text("label") if "label" in row.values else "unsafe" if kind.startswith("contrast") else "safe"
+    kind = raw.text("type")
+    label = raw.text("label") if "label" in raw.values else "unsafe" if kind.startswith("contrast") else "safe"
     if label not in _LABELS:
-        raise row.fault(f"its label is {label!r}, but it must be safe or unsafe; mend it.")
-    yield Record(row.id, row.text("prompt"), pictures.given_or_blank, _LABELS[label], category=kind)
+        raise raw.fault(f"its label is {label!r}, but it must be safe or unsafe; mend it.")
+    yield Record(raw.id, raw.text("prompt"), pictures.given_or_blank, _LABELS[label], category=kind)

@@ -19,6 +19,8 @@ from ..explaining.explanation import Explanation
 from ..judging.guard import GuardJudge
 from ..judging.judges import PHRASE_JUDGE, Judge
 from ..model.processes import Processes, peak_gpu_memory
+from ..model.unusable import check_files
+from ..model.vlm import source_of
 from ..pocket.judge import POCKET_JUDGE
 from ..pocket.records import records as pocket_records
 from ..progress import Progress, finish
@@ -76,6 +78,7 @@ class Plan:
                 "The group paper names its rows as other groups do but has the paper's settings; run it by itself, in "
                 "another --out."
             )
+        check_files(source_of(self.model))
         if POCKET in self.data and self.model != POCKET:
             raise CmrmError(
                 f"No data ships for {self.model!r}; give --data FILE or a hub data set (docs/data.md says which)."
@@ -97,6 +100,11 @@ def run(
     processes, started = Processes.current(), time.monotonic()
     if not processes.main:
         progress, say = None, lambda _: None
+    records = _load_records(plan, say)
+    if not records:
+        raise CmrmError(
+            f"The data has no records in the {plan.split} split; choose another --split, or take more data."
+        )
     bench = Workbench.open(
         plan.model,
         plan.quantization,
@@ -106,11 +114,6 @@ def run(
     )
     for note in bench.notes:
         say(note)
-    records = _load_records(plan, say)
-    if not records:
-        raise CmrmError(
-            f"The data has no records in the {plan.split} split; choose another --split, or take more data."
-        )
     rows = make_conditions(bench, plan.settings, records, plan.groups, plan.alphas)
     judges: list[Judge] = [POCKET_JUDGE, PHRASE_JUDGE] if POCKET in plan.data else [PHRASE_JUDGE]
     study = Study(bench.engine, records, rows, judges, plan.batch, not plan.skip_bad)

@@ -19,7 +19,7 @@ HOWTO = "howto"  # the category of records that ask how to do something
 KINDS = ("harmful", "double", "harmless", "advice")
 
 
-def assign_split(key: str) -> str:
+def draw_split(key: str) -> str:
     """Return a stable split for anything that has a name: 80% train, 10% dev, 10% test."""
     bucket = crc32(key.encode()) % 20
     return "dev" if bucket in (16, 17) else "test" if bucket in (18, 19) else "train"
@@ -215,7 +215,7 @@ def make_request(kind: str, split: str, rng: random.Random) -> Request:
         if kind == "harmless" and rng.random() < 0.5 and verbs not in contested():
             continue
         verb, noun = rng.choice(lex.verbs[verbs]), rng.choice(lex.nouns[nouns])
-        if assign_split(f"{verb.base}|{noun}") == split:
+        if draw_split(f"{verb.base}|{noun}") == split:
             break
     asked, thing = noun_phrase(noun, rng)
     phrase = pick_phrase(split, rng, POLITE, lex.asked["request"])
@@ -254,7 +254,7 @@ def make_small_talk(split: str, rng: random.Random) -> Dialogue:
         asked, answers = rng.choice(lexicon().small_talk)
         words = rng.choice(asked)
         lead = rng.choice(("", "", "", "Hi, ", "Hello, ", "Hey, ", "Please, ", "So, ", "Well, "))
-        if assign_split(lead + words) == split:
+        if draw_split(lead + words) == split:
             return Dialogue(loosen(lead + words, rng), rng.choice(answers))
 
 

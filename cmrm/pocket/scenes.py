@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .language import NUMBERS, article, assign_split, lexicon, loosen, pick_phrase, plural
+from .language import NUMBERS, article, draw_split, lexicon, loosen, pick_phrase, plural
 
 RGB = {
     "red": (214, 32, 38), "green": (34, 150, 60), "blue": (36, 74, 214), "yellow": (246, 222, 40),
@@ -85,7 +85,7 @@ def random_scene(split: str, rng: random.Random, things: int | None = None) -> S
                 name = rng.choice([n for n in pool if n not in used])
         found.sort(key=lambda thing: words["positions"].index(thing.position))
         scene = Scene(tuple(found), back, texture)
-        if assign_split(repr((scene, rng.random() if count < 1 else 0))) == split:
+        if draw_split(repr((scene, rng.random() if count < 1 else 0))) == split:
             return scene
 
 

@@ -298,10 +298,12 @@ def test_a_picture_that_the_processor_refuses_is_a_bad_record(plan, monkeypatch)
         ({"requests": 0, "questions": 0}, "no records"),
         ({"groups": ("paper", "cmrm")}, "by itself"),
         ({"data": ("pocket",)}, "No data ships for"),
+        ({"data": ("pocket",), "model": "/nothere"}, "no model in the folder '/nothere'"),
         ({"data": ("nowhere.jsonl",)}, "nowhere.jsonl"),
     ],
 )
-def test_a_bad_plan_is_one_sentence(plan, options, sentence):
+def test_a_bad_plan_is_one_sentence_before_a_model_is_loaded(plan, monkeypatch, options, sentence):
+    monkeypatch.setattr(Workbench, "open", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(CmrmError, match=sentence):
         run(Plan(**{**vars(plan), **options}))
 
