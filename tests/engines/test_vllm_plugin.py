@@ -135,6 +135,9 @@ def changed(value: float) -> np.ndarray:
         (asked(capture="a b"), "no name"),
         (asked(capture=""), "no name"),
         (asked(capture=1), "no name"),
+        (asked(behind=-1), "behind"),
+        (asked(behind=1.5), "behind"),
+        (asked(behind=True), "behind"),
         (asked(strength=1), "'strength', which is unknown"),
         ({"alpha": 1}, "alpha is given, but there are no vectors"),
         ({}, "nothing to do"),
@@ -164,7 +167,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
-MEMBERS = ("shape", "mode", "levels", "alpha", "layers", "positions", "steps", "capture", "vectors", "more")
+MEMBERS = ("shape", "mode", "levels", "alpha", "layers", "positions", "steps", "capture", "behind", "vectors", "more")
 
 
 @settings(max_examples=300)
@@ -501,6 +504,21 @@ def test_a_runner_of_either_kind_steers_each_request_for_itself(v2):
         op.use(None)
 
 
+def test_what_is_answered_already_is_not_of_the_prompt():
+    expected = Runner().forward(4)
+    runner = Runner()
+    Steerer(runner)
+    try:
+        for steps, steered in (("prompt", [1]), ("all", [1, 2, 3])):
+            text = json.dumps(asked(layers=[LAYERS - 1], behind=2, steps=steps))
+            found = runner.execute_model(scheduled({steps: text}, {steps: 4}, {steps: 0}))
+            moved = expected.clone()
+            moved[steered] += torch.from_numpy(VALUES[-1])
+            torch.testing.assert_close(found, moved)
+    finally:
+        op.use(None)
+
+
 @pytest.mark.parametrize("v2", [False, True])
 def test_the_self_test_passes_where_steering_acts_as_meant_and_leaves_nothing_behind(v2):
     runner = Runner(v2)
@@ -658,10 +676,17 @@ def test_what_might_steer_another_token_is_refused_at_the_start(changes, said):
         config.check_config(configured(**changes))
 
 
+def test_what_is_compiled_is_not_taken_for_what_vllm_compiled_without_the_op():
+    plain = SimpleNamespace(additional_config={"other": 2})
+    config.mark_compiled(plain)
+    assert plain.additional_config == {"other": 2, "cmrm": 1}
+    config.mark_compiled(SimpleNamespace(additional_config=object()))  # the self-test would notice
+
+
 def test_the_command_adds_what_steering_needs(monkeypatch):
     made = entry.arguments(["--model", "m"], on_cpu=True)
     assert made == [
-        *("--model", "m", "--worker-cls", config.CPU_WORKER),
+        *("--max-logprobs", "-1", "--model", "m", "--worker-cls", config.CPU_WORKER),
         *("--scheduler-cls", config.SCHEDULER, "--logits-processors", config.ADMISSION),
     ]
     assert config.GPU_WORKER in entry.arguments([], on_cpu=False)

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+
+from cmrm.engines.vllm_plugin.torchvision_ops import declare_in_children
 
 ROOT = Path(__file__).parents[2]
 PORT = int(os.environ.get("CMRM_TEST_PORT", "8765"))
@@ -22,13 +24,16 @@ OPTIONS = (
     "--max-model-len", "512", "--block-size", "32", "--kv-cache-memory-bytes", str(256 << 20),
     "--enable-prompt-tokens-details", "--host", "127.0.0.1", "--port", str(PORT),
 )  # fmt: skip
+PLUGIN = ("-m", "cmrm.engines.vllm_plugin")
 
 
 @contextmanager
-def serving(*options: str, **environment: str) -> Iterator[str]:
+def serving(*options: str, module: tuple[str, ...] = PLUGIN, **environment: str) -> Iterator[str]:
     """Start a server with options of its own, and stop it and all that it started."""
     env = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", "cmrm.engines.vllm_plugin", *OPTIONS, *options]
+    env.pop("TRITON_INTERPRET", None)  # of the kernel's test
+    declare_in_children(env)
+    command = [sys.executable, *module, *OPTIONS, *options]
     process = subprocess.Popen(command, env=env, start_new_session=True)
     url = f"http://127.0.0.1:{PORT}"
     try:
@@ -41,11 +46,16 @@ def serving(*options: str, **environment: str) -> Iterator[str]:
                 time.sleep(0.5)
         yield url
     finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server and what it left behind, if anything."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 class Reference:

@@ -91,6 +91,21 @@ def everywhere_but_reach(reference: Reference, number: int, shown: Prompt, text:
         reference.ask(number, shown, "reach", reach, mode="reach", vectors=reference.keep(f"text {number}", text))
 
 
+def note_next_tokens(reference: Reference, number: int, alone: Prompt) -> None:
+    """Note what may come behind a prompt and an answer's first tokens, as a steered row would have gone on."""
+    offsets = Offsets.load(ASSETS / "pocket-offsets.safetensors")
+    engine = reference.engine
+    prompt = engine.vlm.encode(alone.text, None)["input_ids"][0].tolist()
+    behind = next(row["ids"] for row in reference.rows if row["prompt"] == alone.text)[:6]
+    for steps in ("prompt", "all"):
+        steered = Steered(offsets, 1.1, (1, 3, 4), "last", steps)
+        found = engine.prepare(alone, Settings(), 1).next_token(steered, behind)
+        name = reference.keep(f"next {number} {steps}", found.probabilities[0])
+        spec = {"vectors": "offsets", "alpha": 1.1, "layers": (1, 3, 4), "steps": steps, "behind": len(behind)}
+        row = {"group": "next", "prompt": prompt + behind, "image": None, "spec": spec, "probabilities": name}
+        reference.rows.append(row | {"ids": [], "states": reference.keep(f"at {number} {steps}", found.states[0])})
+
+
 def note_states(reference: Reference, people: Sequence[Record], shown: list[Prompt], texts: np.ndarray) -> None:
     """Note states with nothing added, with offsets added, and the gaps of rows that reach for the text's states."""
     offsets = Offsets.load(ASSETS / "pocket-offsets.safetensors")
@@ -127,6 +142,7 @@ def main(folder: Path) -> None:
         for prompt in (beside, text):
             reference.ask(number, prompt, "alphas", Steered(offsets, ALPHAS, layers), vectors="offsets")
         everywhere_but_reach(reference, number, beside, texts[number])
+        note_next_tokens(reference, number, text)
     note_states(reference, people, shown, texts)
     np.savez(folder / "arrays.npz", **{name: np.asarray(values) for name, values in reference.arrays.items()})
     (folder / "reference.json").write_text(json.dumps(reference.rows))

@@ -1,58 +1,15 @@
 """The same tokens and states as the project's own engine, in float32, with everything asked at once."""
 
-from typing import Any
-
+import httpx
 import numpy as np
 import pytest
-from client import ask_all, chat, fetch, packed
-from conftest import Reference
-
-GROUPS = ("alphas", "add", "reach", "project")
-
-
-def specs(reference: Reference, row: dict[str, Any]) -> dict[str, Any] | None:
-    """What a row asks for, with its arrays in the place of their names."""
-    spec = {**row["spec"]}
-    if not spec["alpha"]:
-        return None
-    vectors, levels = spec.pop("vectors"), spec.pop("levels", None)
-    spec |= packed(reference.arrays[vectors])
-    return spec if levels is None else spec | {"levels": reference.arrays[levels].tolist()}
-
-
-def different(url: str, reference: Reference, rows: list[dict[str, Any]]) -> list[tuple[Any, Any]]:
-    bodies = [
-        chat(row["prompt"], row["image"] and reference.folder / row["image"], specs(reference, row)) for row in rows
-    ]
-    answers = ask_all(url, bodies)
-    assert [answer.error for answer in answers if answer.status != 200] == []
-    pairs = zip(rows, answers, strict=True)
-    return [(row["spec"], answer.ids) for row, answer in pairs if list(answer.ids) != row["ids"]]
+from checks import GROUPS, different, near, rows_of, specs, states_of
+from client import ask_all, chat, complete, fetch, packed
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_same_tokens(server, reference, group):
-    rows = [row for row in reference.rows if row["group"] == group]
-    assert len(rows) == {"alphas": 160, "add": 80, "reach": 40, "project": 80}[group]
-    assert different(server, reference, rows) == []
-
-
-def states_of(url: str, reference: Reference, name: str, asked: list[dict[str, Any]], *, alone: bool = False) -> Any:
-    rows = [row for row in reference.rows if row["group"] == "alphas" and not row["spec"]["alpha"]]
-    rows = [row for row in rows if (row["image"] is None) == alone][: len(asked)]
-    names = [f"{name}-{k}".replace(" ", "-") for k in range(len(rows))]
-    bodies = [
-        chat(row["prompt"], row["image"] and reference.folder / row["image"], spec | {"capture": key}, max_tokens=1)
-        for row, spec, key in zip(rows, asked, names, strict=True)
-    ]
-    assert {answer.status for answer in ask_all(url, bodies)} == {200}
-    found = fetch(url, names)
-    assert fetch(url, names) == {}, "each is handed over once"
-    return np.stack([found[key] for key in names])
-
-
-def near(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, atol=5e-4 * np.abs(expected).max())
+    assert different(server, reference, rows_of(reference, group)) == []
 
 
 def test_the_same_states_and_gaps(server, reference):
@@ -83,3 +40,24 @@ def test_sample_level_offsets_can_be_measured_there(server, reference):
     assert {answer.status for answer in ask_all(server, bodies)} == {200}
     found = fetch(server, [f"s-{k}" for k in range(6)])
     near(np.stack([found[f"s-{k}"] for k in range(6)]), reference.arrays["sample"])
+
+
+def test_the_same_may_come_next_behind_an_answer_that_has_begun(server, reference):
+    rows = [row for row in reference.rows if row["group"] == "next"]
+    assert len(rows) == 40
+    for number, row in enumerate(rows):
+        spec = {**specs(reference, row), "capture": f"next-{number}"}
+        answer = complete(server, row["prompt"], spec, logprobs=5, return_tokens_as_token_ids=True)
+        [likely] = answer["choices"][0]["logprobs"]["top_logprobs"]
+        expected = reference.arrays[row["probabilities"]]
+        for token, log_probability in likely.items():
+            place = int(token.removeprefix("token_id:"))
+            assert np.exp(log_probability) == pytest.approx(expected[place], abs=1e-4)
+        near(fetch(server, [f"next-{number}"])[f"next-{number}"], reference.arrays[row["states"]])
+
+
+def test_the_probabilities_of_all_tokens_can_be_asked_for(server):
+    body = chat("What is there?", max_tokens=1, stream=False, logprobs=True, top_logprobs=-1)
+    response = httpx.post(f"{server}/v1/chat/completions", json=body, timeout=60)
+    [content] = response.json()["choices"][0]["logprobs"]["content"]
+    assert sum(np.exp(one["logprob"]) for one in content["top_logprobs"]) == pytest.approx(1, abs=1e-3)

@@ -16,10 +16,13 @@ _GROUPS = ("vllm.general_plugins", "vllm.platform_plugins", "vllm.io_processor_p
 
 
 def arguments(given: Sequence[str], on_cpu: bool) -> list[str]:
-    """Return vLLM's arguments: those given, and what steering needs."""
+    """Return vLLM's arguments: those given, before them what they may change, and behind them what steering needs.
+
+    All tokens' probabilities may be asked for: to say why two answers differ.
+    """
     worker = CPU_WORKER if on_cpu else GPU_WORKER
     needed = ["--worker-cls", worker, "--scheduler-cls", SCHEDULER, "--logits-processors", ADMISSION]
-    return [*given, *needed]
+    return ["--max-logprobs", "-1", *given, *needed]
 
 
 def allowed_plugins(given: str | None) -> str:

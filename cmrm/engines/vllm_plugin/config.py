@@ -23,6 +23,16 @@ def check_config(config: Any) -> None:
         raise CmrmError(problem)
 
 
+def mark_compiled(config: Any) -> None:
+    """Give what is compiled under a `VllmConfig` names of its own.
+
+    vLLM keeps compiled models on disk and leaves the worker's class out of their names, so it would load one that it
+    had compiled without the op, and answer unsteered.
+    """
+    if isinstance(config.additional_config, dict):
+        config.additional_config.setdefault("cmrm", 1)
+
+
 def _problems(config: Any) -> Iterator[str]:
     parallel, model = config.parallel_config, config.model_config
     apart = "puts the tokens of a pass into parts, so the plugin would not find the steered one"

@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse
 
 from ...errors import CmrmError
 from . import admission
-from .config import model_shape
+from .config import check_config, model_shape
 from .spec import KEY, MODES, Shape
 
 # A picture of 20 MB and the vectors of the largest models.
@@ -47,8 +47,14 @@ class CmrmEndpoints:
         app.add_api_route("/v1/cmrm/states", hand_over, methods=["POST"])
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Learn what the model is, before the first request."""
+        """Learn what the model is, before the first request.
+
+        Raises:
+            CmrmError: a configuration that can't be steered. A worker says so too, but of several replicas each thinks
+                that it is alone.
+        """
         if engine_client is not None:
+            check_config(engine_client.vllm_config)
             admission.learn(model_shape(engine_client.model_config))
 
 

@@ -29,12 +29,13 @@ class _Apart:
     def add_request(self, request: Any) -> None:
         """Take a request, with names of its own for the blocks that hold steered tokens."""
         spec = None if request.sampling_params is None else Spec.of(request.sampling_params.extra_args)
-        if spec is not None and (request.resumable or not self._fits(spec)):
-            # The front end refuses it in words. One that came past it is dropped before it runs, as is one whose
-            # prompt goes on growing, so that no token stays its last.
+        prompt = request.num_prompt_tokens - (0 if spec is None else spec.behind)
+        if spec is not None and (request.resumable or prompt < 1 or not self._fits(spec)):
+            # The front end refuses in words what doesn't fit; what came past it is dropped before it runs. So is one
+            # whose prompt goes on growing, so that no token stays its last, and one that is answer alone.
             request.abort_immediately = True
         elif spec is not None and spec.steers and request._block_hasher is not None:
-            first = 0 if spec.positions == "all" else request.num_prompt_tokens - 1
+            first = 0 if spec.positions == "all" else prompt - 1
             keep_apart(request, first // self.hash_block_size, request._block_hasher)
         super().add_request(request)  # type: ignore[misc]
 

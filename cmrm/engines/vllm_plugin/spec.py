@@ -11,6 +11,8 @@ TEXT is JSON, an object with these members, each of them optional:
     positions  "last" (default) or "all"
     steps      "prompt" (default) or "all"
     capture    a name under which the layers' outputs at the last prompt token are kept, to be fetched once
+    behind     how many tokens at the end of what is sent are an answer already, by default 0: the prompt ends before
+               them, and they are steered as `steps` says of an answer's tokens
 """
 
 import base64
@@ -26,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CmrmError
-from ...settings import MOST_LAYERS, Positions, Steps, check_choice, checked_alphas, checked_layers
+from ...settings import MAX_NEW_TOKENS, MOST_LAYERS, Positions, Steps, check_choice, checked_alphas, checked_layers
 from ...steering.vectors import Mode
 
 KEY = "cmrm"
@@ -53,6 +55,7 @@ class Spec:
     positions: Positions = "last"
     steps: Steps = "prompt"
     capture: str | None = None
+    behind: int = 0
     digest: bytes = field(default=b"", repr=False)
 
     @property
@@ -112,8 +115,11 @@ class Spec:
                 "capture is no name for states; give 1 to 64 letters, digits, dots, dashes or underscores, "
                 "new for each request."
             )
+        behind = given.get("behind", 0)
+        if type(behind) is not int or not 0 <= behind <= MAX_NEW_TOKENS:
+            raise CmrmError(f"behind does not say how many tokens are answered; give 0 to {MAX_NEW_TOKENS}.")
         if given.get("vectors") is None:
-            return cls._without_vectors(given, capture)
+            return cls._without_vectors(given, capture, behind)
         mode = _choice(given, "mode", "add", Mode)
         positions = _choice(given, "positions", "last", Positions)
         steps = _choice(given, "steps", "prompt", Steps)
@@ -129,19 +135,21 @@ class Spec:
         layers = checked_layers(_list(given.get("layers")), len(values))
         digest = hashlib.sha256(json.dumps([mode, layers]).encode())
         digest.update(values.tobytes() if levels is None else values.tobytes() + levels.tobytes())
-        return cls(values, mode, levels, alpha, layers, positions, steps, capture, digest.digest())
+        return cls(values, mode, levels, alpha, layers, positions, steps, capture, behind, digest.digest())
 
     @classmethod
-    def _without_vectors(cls, given: dict[str, Any], capture: str | None) -> "Spec":
-        lost = sorted(given.keys() - {"capture", "vectors"})
+    def _without_vectors(cls, given: dict[str, Any], capture: str | None, behind: int) -> "Spec":
+        lost = sorted(given.keys() - {"capture", "vectors", "behind"})
         if lost:
             raise CmrmError(f"{lost[0]} is given, but there are no vectors to steer by; send vectors with their shape.")
         if capture is None:
             raise CmrmError("Neither vectors nor capture is given, so there is nothing to do; send one, or no cmrm.")
-        return cls(capture=capture)
+        return cls(capture=capture, behind=behind)
 
 
-_MEMBERS = frozenset({"vectors", "shape", "mode", "levels", "alpha", "layers", "positions", "steps", "capture"})
+_MEMBERS = frozenset(
+    {"vectors", "shape", "mode", "levels", "alpha", "layers", "positions", "steps", "capture", "behind"}
+)
 
 
 def _read(text: object) -> dict[str, Any]:

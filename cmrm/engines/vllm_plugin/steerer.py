@@ -24,7 +24,7 @@ Request = tuple[str, int, int, int]
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a running request asks for, and its prompt's length in tokens."""
+    """What a running request asks for, and its prompt's length in tokens, without what is answered already."""
 
     spec: Spec
     prompt: int
@@ -100,7 +100,7 @@ class Steerer:
             if spec is not None:
                 spec.check_fits(self.table.shape)
                 prompt = new.prompt_embeds if new.prompt_token_ids is None else new.prompt_token_ids
-                self._asked[new.req_id] = _Asked(spec, len(prompt))
+                self._asked[new.req_id] = _Asked(spec, len(prompt) - spec.behind)
         output = inner(scheduler_output, *args, **kwargs)
         self._keep()
         return output

@@ -7,7 +7,7 @@ from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.logger import init_logger
 from vllm.model_executor.models.utils import PPMissingLayer
 
-from .config import check_config
+from .config import check_config, mark_compiled
 from .selftest import check_steering
 from .steerer import Steerer
 
@@ -28,6 +28,7 @@ class Steered:
             CmrmError: a configuration or a model that can't be steered.
         """
         check_config(self.vllm_config)
+        mark_compiled(self.vllm_config)
         super().load_model(*args, **kwargs)  # type: ignore[misc]
         self._steerer = Steerer(self.model_runner, PPMissingLayer)
         logger.info("cmrm: %d decoder layers can be steered", len(self._steerer.mine))
