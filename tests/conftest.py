@@ -24,6 +24,8 @@ from cmrm.cli import main
 torch.set_num_threads(1)  # also as a product shared out to threads may round one row unlike the next
 
 TESTS = Path(__file__).parent
+# Tests of the plugin inside vLLM run in its environment, which lacks what this file imports.
+collect_ignore = ["vllm"]
 # Browsers, servers, processes, the pocket model, and whole sets of checkpoints; all else is fast.
 SLOW = {
     "evaluation/test_study.py",

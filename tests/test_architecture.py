@@ -74,6 +74,21 @@ def test_what_stands_above_the_engine_names_no_torch(room):
             assert not [module for module in named if module.split(".")[0] == "torch"], path
 
 
+def test_the_plugin_imports_what_vllms_environment_has():
+    plugin = ("engines", "vllm_plugin")
+    # fastapi comes with vLLM, triton with a torch for CUDA; of the project what is light.
+    others = {"torch", "numpy", "vllm", "triton", "fastapi", "cmrm", *sys.stdlib_module_names}
+    ours = {("errors",), ("settings",), ("steering", "vectors")}
+    files = {name: path for name, path in MODULES.items() if name[:2] == plugin}
+    assert files
+    for name, path in files.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        named += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+        assert {module.split(".")[0] for module in named} <= others, name
+        assert {other for other in imports(path) if other[:2] != plugin} <= ours, name
+
+
 def test_help_is_there_at_once_and_loads_no_torch():
     code = "import sys, runpy; sys.argv = ['cmrm', '--help']\ntry: runpy.run_module('cmrm', run_name='__main__')\n"
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'gradio' not in sys.modules"

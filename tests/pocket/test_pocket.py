@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -123,6 +124,21 @@ def test_padded_batches_answer_as_one_by_one():
     for record, expected in zip(chosen, texts, strict=True):
         *_, last = compare(vlm, record.image, record.prompt, offsets, (0.8,), layers=(3, 4), max_new_tokens=64)
         assert tuple(row.text for row in last.rows) == expected
+
+
+def weight_names(folder: Path) -> set[str]:
+    with safe_open(folder / "model.safetensors", framework="np") as file:
+        return set(file.keys())
+
+
+def test_the_tower_has_the_names_of_every_llava_checkpoint_which_are_all_that_vllm_reads(tmp_path):
+    shipped = weight_names(POCKET_FOLDER)
+    tower = {name for name in shipped if name.startswith("vision_tower.")}
+    assert tower
+    assert all(name.startswith("vision_tower.vision_model.") for name in tower)
+    tokenizer = Tokenizer.from_file(str(POCKET_FOLDER / TOKENIZER))
+    architecture.save(architecture.build_model(tokenizer), tokenizer, tmp_path)
+    assert weight_names(tmp_path) == shipped
 
 
 @pytest.fixture

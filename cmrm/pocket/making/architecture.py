@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
@@ -141,7 +142,19 @@ def save(model: LlavaForConditionalGeneration, tokenizer: Tokenizer, folder: Pat
     copy = build_model(tokenizer)
     copy.load_state_dict(model.state_dict())
     copy.to(torch.bfloat16).save_pretrained(folder)
+    _rename_tower(folder / "model.safetensors")
     build_processor(tokenizer).save_pretrained(folder)
+
+
+def _rename_tower(path: Path) -> None:
+    """Give the tower's weights the names of every LLaVA checkpoint: vLLM knows no others, transformers reads both."""
+    long, short = "vision_tower.vision_model.", "vision_tower."
+    weights = load_file(path)
+    named = {
+        long + name.removeprefix(short) if name.startswith(short) and not name.startswith(long) else name: value
+        for name, value in weights.items()
+    }
+    save_file(named, path, {"format": "pt"})
 
 
 MEAN = np.array(CLIPImageProcessorPil.image_mean, dtype=np.float32)

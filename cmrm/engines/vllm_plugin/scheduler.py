@@ -1,0 +1,51 @@
+"""`--scheduler-cls cmrm.engines.vllm_plugin.scheduler.steered_scheduler`: steered keys stay with their request.
+
+A steered request's blocks have names that are its own, from the first steered token on (`prefix.py`). A client needs
+no cache salt for it, and can't forget one.
+"""
+
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from .config import model_shape
+from .prefix import keep_apart
+from .spec import Spec
+
+
+def steered_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
+    """Make the scheduler that vLLM would have made, with requests kept apart."""
+    kind = SteeredAsyncScheduler if vllm_config.scheduler_config.async_scheduling else SteeredScheduler
+    return kind(*args, vllm_config=vllm_config, **kwargs)
+
+
+class _Apart:
+    """In front of a scheduler class of vLLM."""
+
+    vllm_config: Any
+    hash_block_size: int
+
+    def add_request(self, request: Any) -> None:
+        """Take a request, with names of its own for the blocks that hold steered tokens."""
+        spec = None if request.sampling_params is None else Spec.of(request.sampling_params.extra_args)
+        prompt = request.num_prompt_tokens - (0 if spec is None else spec.behind)
+        if spec is not None and (request.resumable or prompt < 1 or not self._fits(spec)):
+            # The front end refuses in words what doesn't fit; what came past it is dropped before it runs. So is one
+            # whose prompt goes on growing, so that no token stays its last, and one that is answer alone.
+            request.abort_immediately = True
+        elif spec is not None and spec.steers and request._block_hasher is not None:
+            first = 0 if spec.positions == "all" else prompt - 1
+            keep_apart(request, first // self.hash_block_size, request._block_hasher)
+        super().add_request(request)  # type: ignore[misc]
+
+    def _fits(self, spec: Spec) -> bool:
+        return spec.shape in (None, model_shape(self.vllm_config.model_config))
+
+
+class SteeredScheduler(_Apart, Scheduler):
+    """vLLM's plain scheduler."""
+
+
+class SteeredAsyncScheduler(_Apart, AsyncScheduler):
+    """vLLM's scheduler that runs a step ahead."""
