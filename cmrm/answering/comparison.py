@@ -10,7 +10,6 @@ import torch
 
 from ..errors import CmrmError, CmrmWarning
 from ..images import ImageInput, open_image
-from ..judging.phrases import judge_by_phrases
 from ..model.network import Hooks, Inputs
 from ..model.vlm import Vlm
 from ..settings import Settings, checked_alphas, checked_layers
@@ -21,6 +20,7 @@ from ..steering.vectors import Prompt, Steered, Vectors
 from .fluency import mean_log_probabilities
 from .generation import Sampling, lockstep
 from .steps import NextToken, Row, Step
+from .writing import Writer
 
 
 def compare(
@@ -119,37 +119,11 @@ class Comparison:
         return steer_rows(self.vlm, None if steered is None or (step and steered.steps == "prompt") else steered)
 
 
-@dataclass
-class _Writer:
-    """Turns one row's token ids into text, holding back a half-made UTF-8 character."""
-
-    vlm: Vlm
-    row: Row
-
-    def add(self, token: int | None, seconds: float) -> None:
-        if token is not None:
-            ids = (*self.row.ids, token)
-            text = self._decoded(ids).rstrip("\ufffd")
-            self.row = replace(self.row, text=text, ids=ids, tokens=len(ids), seconds=seconds)
-        elif not self.row.ended:
-            self.end()
-
-    def end(self) -> None:
-        text = self._decoded(self.row.ids)
-        self.row = replace(self.row, text=text, ended=True, verdict=judge_by_phrases(text))
-
-    def _decoded(self, ids: tuple[int, ...]) -> str:
-        decoded: str = self.vlm.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return decoded.lstrip()
-
-
 def _write(
     vlm: Vlm, stream: Iterator[list[int | None]], alphas: tuple[float, ...], scored: Inputs | None
 ) -> Generator[Step]:
     start = time.perf_counter()
-    writers = [_Writer(vlm, Row(alpha)) for alpha in alphas]
+    writers = [Writer(vlm.tokenizer, Row(alpha)) for alpha in alphas]
     with vlm.network.enough_memory():
         # 1. A step for each token of the rows.
         for tokens in stream:
@@ -159,8 +133,7 @@ def _write(
             yield Step(tuple(writer.row for writer in writers))
         # 2. What was cut off is judged as it stands.
         for writer in writers:
-            if not writer.row.ended:
-                writer.end()
+            writer.end()
         rows = [writer.row for writer in writers]
         # 3. How natural the answers are to the unsteered model, if that was asked for.
         if scored is not None:

@@ -4,12 +4,16 @@ import json
 from typing import Any
 
 from jinja2 import TemplateError
+from PIL import Image
 from transformers import PROCESSOR_MAPPING, AutoProcessor, PretrainedConfig, ProcessorMixin
 from transformers.processing_utils import MODALITY_TO_AUTOPROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
 from ..errors import CmrmError
+from ..images import corrupted_image
+from ..settings import Corruption
 
+_BLANK_SIDE, _LONGEST_SIDE = 336, 1024
 _SENTINEL = "\u241fprompt\u241f"
 
 # The image's place, the text, and nothing else: for models that were not trained on turns.
@@ -45,6 +49,17 @@ def load_processor(name: str, source: str, config: PretrainedConfig, plain_templ
         raise _no_processor(name)
     processor.chat_template = _template_of(name, processor, plain_template)
     return processor
+
+
+def blank_image(processor: ProcessorMixin, corruption: Corruption, seed: int = 0) -> Image.Image:
+    """Return the meaningless image of the method, in the size the model looks at."""
+    settings = processor.image_processor
+    size = getattr(settings, "size", None) or {}
+    side = size.get("height") or size.get("shortest_edge") or 0
+    if not 0 < side <= _LONGEST_SIDE:  # Qwen2-VL and its kin mean an area by "shortest_edge"
+        side = _BLANK_SIDE
+    mean = getattr(settings, "image_mean", None) or (0.5, 0.5, 0.5)
+    return corrupted_image(corruption, (side, side), tuple(mean), seed)
 
 
 def _no_processor(name: str) -> CmrmError:

@@ -18,19 +18,16 @@ from transformers import (
 
 from ..errors import CmrmError, first_sentence
 from ..files import POCKET_FOLDER
-from ..images import corrupted_image
 from ..settings import Corruption, DeviceMap, Quantization, check_choice, check_prompt
 from .identity import LOCAL, Identity
 from .layers import decoder_layers, path_of
 from .network import Inputs, Network
 from .placement import checked_device_map, free_memory
 from .probe import probe
-from .processor import load_processor
+from .processor import blank_image, load_processor
 from .prompts import neutralise, template_markers
 from .quantization import cast_unquantized, load_settings, quantization_of, shape_notes
 from .unusable import check_architecture, check_complete, check_files, reword_errors
-
-_BLANK_SIDE, _LONGEST_SIDE = 336, 1024
 
 
 class Vlm:
@@ -213,13 +210,7 @@ class Vlm:
 
     def corrupted(self, corruption: Corruption, seed: int = 0) -> Image.Image:
         """Return the meaningless image of the method, in the size the model looks at."""
-        settings = self.processor.image_processor
-        size = getattr(settings, "size", None) or {}
-        side = size.get("height") or size.get("shortest_edge") or 0
-        if not 0 < side <= _LONGEST_SIDE:  # Qwen2-VL and its kin mean an area by "shortest_edge"
-            side = _BLANK_SIDE
-        mean = getattr(settings, "image_mean", None) or (0.5, 0.5, 0.5)
-        return corrupted_image(corruption, (side, side), tuple(mean), seed)
+        return blank_image(self.processor, corruption, seed)
 
 
 def source_of(model: str) -> str:

@@ -1,0 +1,34 @@
+"""Token ids turned into the text of a row, token by token."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..judging.phrases import judge_by_phrases
+from .steps import Row
+
+
+@dataclass
+class Writer:
+    """Turns one row's token ids into text, holding back a half-made UTF-8 character."""
+
+    tokenizer: Any
+    row: Row
+
+    def add(self, token: int | None, seconds: float) -> None:
+        """Add a token that came `seconds` after the request; None ends the row."""
+        if token is None:
+            self.end()
+        elif not self.row.ended:
+            ids = (*self.row.ids, token)
+            text = self._decode(ids).rstrip("\ufffd")
+            self.row = replace(self.row, text=text, ids=ids, tokens=len(ids), seconds=seconds)
+
+    def end(self) -> None:
+        """Judge the row as it stands, once."""
+        if not self.row.ended:
+            text = self._decode(self.row.ids)
+            self.row = replace(self.row, text=text, ended=True, verdict=judge_by_phrases(text))
+
+    def _decode(self, ids: tuple[int, ...]) -> str:
+        decoded: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return decoded.lstrip()

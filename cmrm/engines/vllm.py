@@ -1,0 +1,287 @@
+"""A model in a vLLM server that can steer it (`vllm_plugin`): prompts, steerings and states cross as data."""
+
+import base64
+import json
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from secrets import token_hex
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import AutoConfig, GenerationConfig, ProcessorMixin
+
+from ..answering.steps import Answered, NextToken, Row, Step
+from ..answering.writing import Writer
+from ..errors import CmrmError
+from ..model.identity import Identity
+from ..model.processor import blank_image, load_processor
+from ..model.prompts import neutralise, template_markers
+from ..model.unusable import reword_errors
+from ..model.vlm import name_model
+from ..settings import Corruption, Settings, check_prompt, checked_layers
+from ..steering.vectors import Prompt, Steered, Vectors
+from .base import EngineHealth
+from .server import CHAT, Body, Server
+
+STATES = "/v1/cmrm/states"
+_STATES_AT_ONCE = 256
+# As `compare` answers, whatever the checkpoint's own generation settings.
+_PLAIN = {"repetition_penalty": 1.0, "top_k": 0, "min_p": 0.0}
+
+
+@dataclass(frozen=True)
+class VllmEngine:
+    """An `engines.base.Engine` over a server; what each method does is said there.
+
+    Greedy answers are those of the local engine but for rounding; sampled ones are drawn by vLLM's own numbers.
+    """
+
+    server: Server
+    served: str
+    identity: Identity
+    context_length: int | None
+    processor: ProcessorMixin
+    end_tokens: frozenset[int]
+    markers: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    layers_path: str = "the server's decoder"
+
+    @classmethod
+    def connect(cls, url: str, key: str = "", *, plain_template: bool = False) -> "VllmEngine":
+        """Ask a server what it serves, and load the same model's processor here.
+
+        Raises:
+            CmrmError: no server there, one without the plugin, or a model whose processor can't be loaded here.
+        """
+        server = Server(url.rstrip("/"), key)
+        known = server.get("/v1/cmrm").json()
+        [card, *_] = server.get("/v1/models").json()["data"]
+        source = known["model"]
+        with reword_errors(source, source, "the page needs its processor: give the server a model that is here, too"):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            processor = load_processor(source, source, config, plain_template)
+            ends = GenerationConfig.from_pretrained(source).eos_token_id
+            name, revision = name_model(source)
+        ends = processor.tokenizer.eos_token_id if ends is None else ends
+        return cls(
+            server,
+            card["id"],
+            Identity(
+                model=name,
+                revision=revision or known["revision"] or "",
+                architecture=known["architecture"],
+                hidden=known["hidden"],
+                layers=known["layers"],
+                quantization=known["quantization"] or "none",
+                dtype=known["dtype"],
+            ),
+            known["context_length"],
+            processor,
+            frozenset([ends] if isinstance(ends, int) else ends),
+            template_markers(processor),
+            (f"The model runs in a vLLM server ({url}).",),
+        )
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    def blank(self, corruption: Corruption) -> Image.Image:
+        """Return the meaningless image, in the size the model looks at."""
+        return blank_image(self.processor, corruption)
+
+    def reading(self, prompts: Sequence[Prompt]) -> "VllmReading":
+        """Make prompts ready to be read, each in a pass of its own."""
+        if not prompts:
+            raise CmrmError("There are no prompts, so there are no states to measure; give at least one text.")
+        return VllmReading(self, [self.ask(prompt, max_tokens=1) for prompt in prompts])
+
+    def prepare(self, prompt: Prompt, settings: Settings, rows: int) -> "VllmComparison":
+        """Check a request; its length is checked by the server, before the first token."""
+        checked_layers(settings.layers, self.identity.layers)
+        return VllmComparison(self, prompt, settings, rows)
+
+    def answer_batch(
+        self,
+        prompts: Sequence[Prompt],
+        steered: Steered | None = None,
+        *,
+        max_new_tokens: int,
+        openings: frozenset[int] = frozenset(),
+    ) -> list[Answered]:
+        """Answer all prompts at once; the server makes its own batches."""
+        chances = {"logprobs": True, "logprob_token_ids": sorted(openings)} if openings else {}
+        bodies = [
+            steer(self.ask(prompt, max_tokens=max_new_tokens, return_token_ids=True, **chances), steered, k)
+            for k, prompt in enumerate(prompts)
+        ]
+        found = dict(self.server.answer_all(CHAT, bodies))
+        return [self._read_answer(found[k]["choices"][0], openings) for k in range(len(prompts))]
+
+    def log_probabilities(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> list[float | None]:
+        """Score answers behind their prompts; None also for one whose text has other tokens when it is read."""
+        asked = {k: (prompt, tuple(ids)) for k, (prompt, ids) in enumerate(zip(prompts, answers, strict=True)) if ids}
+        bodies = [self.go_on(prompt, ids, max_tokens=1, prompt_logprobs=0) for prompt, ids in asked.values()]
+        numbers, scores = list(asked), [None] * len(prompts)
+        for k, made in self.server.answer_all(CHAT, bodies):
+            ids = asked[numbers[k]][1]
+            if tuple(made["prompt_token_ids"][-len(ids) :]) == ids:
+                behind = zip(ids, made["prompt_logprobs"][-len(ids) :], strict=True)
+                scores[numbers[k]] = float(np.mean([likely[str(token)]["logprob"] for token, likely in behind]))
+        return scores
+
+    def health(self) -> EngineHealth:
+        """Say how the server is doing; nothing here has hooks."""
+        workers = self.server.get("/v1/cmrm").json()["workers"]
+        return EngineHealth(any(worker["running"] for worker in workers), 0)
+
+    def ask(self, prompt: Prompt, **options: Any) -> Body:
+        """Return a chat of one user turn, greedy unless `options` say otherwise.
+
+        Raises:
+            CmrmError: an empty prompt or one that is too long to be read.
+        """
+        check_prompt(prompt.text)
+        parts: list[Body] = [{"type": "text", "text": neutralise(prompt.text.strip(), self.markers)}]
+        if prompt.image is not None:
+            content = BytesIO()
+            prompt.image.save(content, "PNG")
+            url = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+            parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
+        turns = [{"role": "user", "content": parts}]
+        return {"model": self.served, "messages": turns, "temperature": 0, **_PLAIN, **options}
+
+    def go_on(self, prompt: Prompt, ids: Sequence[int], **options: Any) -> Body:
+        """Return a chat whose answer has begun with token ids."""
+        body = self.ask(prompt, return_token_ids=True, **options)
+        text = self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        turns = [*body["messages"], {"role": "assistant", "content": text}]
+        return {**body, "messages": turns, "add_generation_prompt": False, "continue_final_message": True}
+
+    def fetch_states(self, names: Sequence[str]) -> np.ndarray:
+        """Return kept states, float32 `(names, layers, hidden)`.
+
+        Raises:
+            CmrmError: states that the server did not keep.
+        """
+        found: dict[str, str] = {}
+        parts = [list(names[k : k + _STATES_AT_ONCE]) for k in range(0, len(names), _STATES_AT_ONCE)]
+        for _, made in self.server.answer_all(STATES, [{"names": part} for part in parts]):
+            if made["missing"]:
+                raise CmrmError("The vLLM server has lost states that it was to keep; ask again.")
+            found.update(made["states"])
+        shape = self.identity.layers, self.identity.hidden
+        return np.stack([np.frombuffer(base64.b64decode(found[name]), "<f4").reshape(shape) for name in names])
+
+    def _read_answer(self, choice: Body, openings: frozenset[int]) -> Answered:
+        ids = tuple(token for token in choice["token_ids"] if token not in self.end_tokens)
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Answered(ids, text.strip(), sum(read_chances(choice, openings)))
+
+
+@dataclass(frozen=True)
+class VllmComparison:
+    """A prompt that is ready to be answered by `rows` rows of a server."""
+
+    engine: VllmEngine
+    prompt: Prompt
+    settings: Settings
+    rows: int
+
+    def answer(self, steered: Steered | None, *, fluency: bool = False) -> Generator[Step]:
+        """Do what `engines.base.Prepared` says; a step comes with whatever row has a token."""
+        engine, settings, start = self.engine, self.settings, time.perf_counter()
+        sampled = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": settings.seed}
+        body = engine.ask(self.prompt, max_tokens=settings.max_new_tokens, **sampled)
+        alphas = (0.0,) * self.rows if steered is None else steered.alpha
+        assert isinstance(alphas, tuple), "one alpha a row"
+        writers = [Writer(engine.tokenizer, Row(alpha)) for alpha in alphas]
+        # 1. A step for each arrival, in any row.
+        for k, ids in engine.server.stream_all([steer(body, steered, k) for k in range(self.rows)]):
+            for token in ids or [None]:
+                writers[k].add(None if token in engine.end_tokens else token, time.perf_counter() - start)
+            yield Step(tuple(writer.row for writer in writers))
+        # 2. How natural the answers are to the unsteered model, if that was asked for.
+        rows = [writer.row for writer in writers]
+        if fluency:
+            scores = engine.log_probabilities([self.prompt] * self.rows, [row.ids for row in rows])
+            rows = [replace(row, fluency=score) for row, score in zip(rows, scores, strict=True)]
+        yield Step(tuple(rows), done=True)
+
+    def next_token(self, steered: Steered, behind: Sequence[int] = ()) -> NextToken:
+        """Do what `engines.base.Prepared` says.
+
+        Raises:
+            CmrmError: also for tokens `behind` the prompt that their text does not stand for, as the server reads text.
+        """
+        engine, names = self.engine, [token_hex(16) for _ in range(self.rows)]
+        chances = {"max_tokens": 1, "logprobs": True, "top_logprobs": -1, "return_tokens_as_token_ids": True}
+        body = engine.go_on(self.prompt, behind, **chances) if behind else engine.ask(self.prompt, **chances)
+        bodies = [steer(body, steered, k, capture=name, behind=len(behind)) for k, name in enumerate(names)]
+        found = dict(engine.server.answer_all(CHAT, bodies))
+        if behind and any(made["prompt_token_ids"][-len(behind) :] != list(behind) for made in found.values()):
+            raise CmrmError(
+                "The vLLM server reads this answer's text as other tokens; explain it with the local engine."
+            )
+        vocabulary = range(len(found[0]["choices"][0]["logprobs"]["content"][0]["top_logprobs"]))
+        likely = [read_chances(found[k]["choices"][0], vocabulary) for k in range(self.rows)]
+        return NextToken(np.array(likely, dtype=np.float32), engine.fetch_states(names))
+
+
+@dataclass(frozen=True)
+class VllmReading:
+    """Prompts as requests of one token each, whose states the server keeps."""
+
+    engine: VllmEngine
+    bodies: list[Body]
+
+    @property
+    def passes(self) -> int:
+        """One a prompt, as far as anybody can tell."""
+        return len(self.bodies)
+
+    def states(self, steered: Steered | None = None) -> Generator[int, None, np.ndarray]:
+        """Do what `vectors.Reading` says; of several prompts each must have its own state to reach."""
+        if steered is not None and isinstance(steered.vectors, Vectors) and steered.vectors.mode == "reach":
+            assert len(self.bodies) == 1, "no request knows the mean of others"
+        names = [token_hex(16) for _ in self.bodies]
+        bodies = [steer(body, steered, k, capture=names[k]) for k, body in enumerate(self.bodies)]
+        for done, _ in enumerate(self.engine.server.answer_all(CHAT, bodies), 1):
+            yield done
+        return self.engine.fetch_states(names)
+
+
+def steer(body: Body, steered: Steered | None, row: int, **more: Any) -> Body:
+    """Return a request that is answered as row `row` of a batch is steered; `more` is what else the plugin does."""
+    asked = dict(more)
+    if steered is not None:
+        one = steered.pick([row])
+        [vectors] = [one.vectors] if isinstance(one.vectors, Vectors) else one.vectors
+        [alpha] = [one.alpha] if isinstance(one.alpha, (int, float)) else one.alpha
+        if alpha or vectors.mode == "reach":
+            asked |= {
+                "alpha": alpha,
+                "vectors": base64.b64encode(vectors.values.astype("<f4").tobytes()).decode(),
+                "shape": list(vectors.values.shape),
+                "mode": vectors.mode,
+                "levels": None if vectors.levels is None else vectors.levels.tolist(),
+                "layers": None if one.layers is None else list(one.layers),
+                "positions": one.positions,
+                "steps": one.steps,
+            }
+    if not asked.get("behind"):
+        asked.pop("behind", None)
+    return {**body, "vllm_xargs": {"cmrm": json.dumps(asked)}} if asked else body
+
+
+def read_chances(choice: Body, tokens: Sequence[int] | frozenset[int] | range) -> list[float]:
+    """Return the probabilities of token ids at the first token of an answer."""
+    if not tokens:
+        return []
+    [first, *_] = choice["logprobs"]["content"]
+    chances = {one["token"]: one["logprob"] for one in first["top_logprobs"]}
+    return [float(np.exp(chances[f"token_id:{token}"])) for token in sorted(tokens)]
