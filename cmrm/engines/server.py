@@ -52,21 +52,21 @@ class Server:
 
         return self._gather(bodies, ask)
 
-    def stream_all(self, bodies: Sequence[Body]) -> Generator[tuple[int, list[int] | None]]:
-        """Stream the answers of chats at once: token ids by the number of the request, and None behind the last.
+    def stream_all(self, bodies: Sequence[Body]) -> Generator[tuple[int, list[int]]]:
+        """Stream the answers of chats at once: token ids by the number of the request, and none behind the last.
 
         Raises:
             CmrmError: what failed first; the others are aborted, as when the stream is closed.
         """
 
-        async def ask(client: httpx.AsyncClient, body: Body) -> AsyncIterator[list[int] | None]:
+        async def ask(client: httpx.AsyncClient, body: Body) -> AsyncIterator[list[int]]:
             asked = {**body, "stream": True, "return_token_ids": True}
             async with client.stream("POST", CHAT, json=asked) as response:
                 if response.is_error:
                     await response.aread()
                 async for ids in _read_events(_checked(response)):
                     yield ids
-            yield None
+            yield []
 
         return self._gather(bodies, ask)
 

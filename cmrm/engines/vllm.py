@@ -114,7 +114,8 @@ class VllmEngine:
         openings: frozenset[int] = frozenset(),
     ) -> list[Answered]:
         """Answer all prompts at once; the server makes its own batches."""
-        chances = {"logprobs": True, "logprob_token_ids": sorted(openings)} if openings else {}
+        asked = {"logprobs": True, "logprob_token_ids": sorted(openings), "return_tokens_as_token_ids": True}
+        chances = asked if openings else {}
         bodies = [
             steer(self.ask(prompt, max_tokens=max_new_tokens, return_token_ids=True, **chances), steered, k)
             for k, prompt in enumerate(prompts)
@@ -126,7 +127,8 @@ class VllmEngine:
         """Score answers behind their prompts; None also for one whose text has other tokens when it is read."""
         asked = {k: (prompt, tuple(ids)) for k, (prompt, ids) in enumerate(zip(prompts, answers, strict=True)) if ids}
         bodies = [self.go_on(prompt, ids, max_tokens=1, prompt_logprobs=0) for prompt, ids in asked.values()]
-        numbers, scores = list(asked), [None] * len(prompts)
+        numbers: list[int] = list(asked)
+        scores: list[float | None] = [None] * len(prompts)
         for k, made in self.server.answer_all(CHAT, bodies):
             ids = asked[numbers[k]][1]
             if tuple(made["prompt_token_ids"][-len(ids) :]) == ids:
@@ -202,8 +204,10 @@ class VllmComparison:
         writers = [Writer(engine.tokenizer, Row(alpha)) for alpha in alphas]
         # 1. A step for each arrival, in any row.
         for k, ids in engine.server.stream_all([steer(body, steered, k) for k in range(self.rows)]):
-            for token in ids or [None]:
+            for token in ids:
                 writers[k].add(None if token in engine.end_tokens else token, time.perf_counter() - start)
+            if not ids:
+                writers[k].end()
             yield Step(tuple(writer.row for writer in writers))
         # 2. How natural the answers are to the unsteered model, if that was asked for.
         rows = [writer.row for writer in writers]
