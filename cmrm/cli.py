@@ -6,10 +6,12 @@ Nothing here imports torch before a command runs, so that `--help` is quick.
 import json
 import os
 import sys
-from dataclasses import Field, asdict
-from inspect import Parameter
+from collections.abc import Callable
+from dataclasses import Field, asdict, fields
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -17,13 +19,12 @@ from .settings import (
     Corruption,
     Estimator,
     Layout,
+    ModelChoice,
     Preset,
-    Quantization,
     Settings,
     Split,
     check_prompt,
     parse_alphas,
-    parse_device_map,
 )
 from .signatures import take_settings
 from .terminal import report_progress, run_commands, say
@@ -44,26 +45,43 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[str, typer.Option(help="'pocket', a folder, or a hub model id.", envvar="CMRM_MODEL")]
-Quantized = Annotated[Quantization, typer.Option(help="Weights of the text decoder.", envvar="CMRM_QUANTIZATION")]
 Stored = Annotated[
     str | None,
     typer.Option(help="Offsets file of `extract`: a path, or hf://owner/name/file of the hub.", envvar="CMRM_OFFSETS"),
 ]
-Placed = Annotated[
-    str,
-    typer.Option(
-        "--device-map",
-        help="A device, auto, balanced or sequential, or JSON from modules to devices; default: auto with CUDA.",
-        envvar="CMRM_DEVICE_MAP",
-    ),
-]
-Plain = Annotated[
-    bool,
-    typer.Option(
-        "--plain-template", help="Bare prompts for a model without a chat template.", envvar="CMRM_PLAIN_TEMPLATE"
-    ),
-]
+
+
+def _take_model(**own: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command's `chosen` be options, one for each field of `ModelChoice`; `own` are a run's, by default."""
+
+    def take(command: Callable[..., None]) -> Callable[..., None]:
+        shown = signature(command)
+        parameters = list(shown.parameters.values())
+        place = [one.name for one in parameters].index("chosen")
+        parameters[place : place + 1] = [_model_option(one, own) for one in fields(ModelChoice)]
+
+        @wraps(command)
+        def run(**given: object) -> None:
+            chosen = {one.name: given.pop(one.name) for one in fields(ModelChoice)}
+            command(chosen=chosen if own else ModelChoice(**chosen), **given)  # type: ignore[arg-type]
+
+        run.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return take
+
+
+def _model_option(choice: Field, own: dict[str, object]) -> Parameter:
+    """Return a choice of a model as an option."""
+    kind, default, text, variable = choice.type, choice.default, choice.metadata["option"], choice.metadata["variable"]
+    if choice.name in own:
+        kind, default, text = Optional[kind], own[choice.name], "Default: the run's own."  # noqa: UP045  # a value
+        # A run of 4 bits is repeated in 4 bits, whatever the machine is set to.
+        variable = None if choice.name == "quantization" else variable
+    name = f"--{choice.name.replace('_', '-')}"
+    annotation = Annotated[kind, typer.Option(name, help=text, envvar=variable)]  # type: ignore[valid-type]
+    return Parameter(choice.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
 
 
 def _option(setting: Field) -> Parameter:
@@ -74,21 +92,19 @@ def _option(setting: Field) -> Parameter:
 
 
 @app.command("compare")
+@_take_model()
 @take_settings(_option, "image")
 def compare_command(
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[Path | None, typer.Option(help="Image file; without it the answer is text-only.")] = None,
-    model: Model = "pocket",
-    quantization: Quantized = "auto",
-    device_map: Placed = "",
-    plain_template: Plain = False,
+    chosen: ModelChoice = ModelChoice(),  # noqa: B008  # frozen
     offsets: Stored = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, which `repeat` reads.")] = False,
     **choices: object,
 ) -> None:
     """Answer one prompt about one image, unsteered and steered, side by side."""
     settings, picture = Settings.parse(**choices), _check_question(prompt, image)
-    bench = open_workbench(model, quantization, device_map, plain_template, offsets)
+    bench = open_workbench(chosen, offsets)
     rows = _follow(bench.compare(picture, prompt, settings)).rows
     if as_json:
         from .saved_run import write_run
@@ -99,12 +115,10 @@ def compare_command(
 
 
 @app.command()
+@_take_model(model=None, quantization=None)
 def repeat(
     run: Annotated[Path, typer.Argument(help="A run: what the page's Download or `compare --json` made.")],
-    model: Annotated[str, typer.Option(help="Default: the run's own.", envvar="CMRM_MODEL")] = "",
-    quantization: Annotated[Quantization | None, typer.Option(help="Default: the run's own.")] = None,
-    device_map: Placed = "",
-    plain_template: Plain = False,
+    chosen: dict[str, Any],
     offsets: Stored = None,
 ) -> None:
     """Make a comparison again, and say whether the answers are the same; if not, the status is 1."""
@@ -112,7 +126,9 @@ def repeat(
 
     made = Run.read(run)
     picture = made.image
-    bench = open_workbench(*made.source(model, quantization), device_map, plain_template, offsets)
+    if chosen["engine"] == "local":
+        chosen["model"], chosen["quantization"] = made.source(chosen["model"], chosen["quantization"])
+    bench = open_workbench(ModelChoice(**chosen), offsets)
     rows = _follow(bench.compare(picture, made.prompt, made.settings)).rows
     _print_panes(rows, made.settings)
     same = [row.text for row in rows] == made.texts
@@ -131,15 +147,12 @@ def _check_question(prompt: str, image: Path | None) -> "Image.Image | None":
     return None if image is None else open_image(image)
 
 
-def open_workbench(
-    model: str, quantization: Quantization, device_map: str, plain_template: bool, offsets: str | None
-) -> "Workbench":
+def open_workbench(chosen: ModelChoice, offsets: str | None) -> "Workbench":
     """Open what the options name, with progress and notes on standard error."""
-    placement = parse_device_map(device_map)
+    from .engines.opening import open_engine
     from .workbench import Workbench
 
-    report = report_progress("computing offsets")
-    bench = Workbench.open(model, quantization, offsets, report, placement, plain_template=plain_template)
+    bench = Workbench.over(open_engine(chosen), offsets, report_progress("computing offsets"))
     for note in bench.notes:
         say(note)
     return bench
@@ -166,15 +179,13 @@ def _print_json(value: object) -> None:
 
 
 @app.command()
+@_take_model()
 @take_settings(_option, "alphas", "method", "max_new_tokens")
 def sweep(
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[Path | None, typer.Option(help="Image file; without it the answers are text-only.")] = None,
     alphas: Annotated[str, typer.Option(help="A range start:end:step, or a list.")] = "0:2:0.25",
-    model: Model = "pocket",
-    quantization: Quantized = "auto",
-    device_map: Placed = "",
-    plain_template: Plain = False,
+    chosen: ModelChoice = ModelChoice(),  # noqa: B008  # frozen
     offsets: Stored = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
     **choices: object,
@@ -184,7 +195,7 @@ def sweep(
     Fluency is the mean log-probability of an answer under the unsteered model.
     """
     settings, strengths, picture = Settings.parse(**choices), parse_alphas(alphas), _check_question(prompt, image)
-    bench = open_workbench(model, quantization, device_map, plain_template, offsets)
+    bench = open_workbench(chosen, offsets)
     rows = _follow(bench.sweep(picture, prompt, strengths, settings)).rows
     if as_json:
         _print_json([asdict(row) for row in rows])
@@ -196,31 +207,28 @@ def sweep(
 
 
 @app.command()
+@_take_model()
 def extract(
     out: Annotated[Path, typer.Option(help="Where to write the offsets, a .safetensors file.")],
     anchors: Annotated[str, typer.Option(help="Anchor set: a JSONL or text file, or a set in assets/.")] = "",
     estimator: Annotated[Estimator | None, typer.Option(help="Default: the model's recipe.")] = None,
     corruption: Annotated[Corruption | None, typer.Option(help="Image beside which the states are taken.")] = None,
-    model: Model = "pocket",
-    quantization: Quantized = "auto",
-    device_map: Placed = "",
-    plain_template: Plain = False,
+    chosen: ModelChoice = ModelChoice(),  # noqa: B008  # frozen
 ) -> None:
     """Measure dataset-level offsets on an anchor set and write them to a file."""
-    placement = parse_device_map(device_map)
-    from .engines.local import LocalEngine
+    from .engines.opening import open_engine
     from .steering.anchors import load_anchors
     from .steering.extraction import extract_offsets
     from .steering.recipes import recipes_for
 
-    engine = LocalEngine.load(model, quantization, placement, plain_template=plain_template)
+    engine = open_engine(chosen)
     for note in engine.notes:
         say(note)
     recipe = recipes_for(engine.identity.model)["dataset"]
-    chosen = load_anchors(anchors or recipe.anchors)
+    texts = load_anchors(anchors or recipe.anchors).texts
     offsets = extract_offsets(
         engine,
-        chosen.texts,
+        texts,
         estimator=estimator or recipe.estimator,
         corruption=corruption or recipe.corruption,
         report=report_progress("passes"),
@@ -247,6 +255,7 @@ def inspect_command(
 
 
 @app.command()
+@_take_model()
 @take_settings(_option, "batch", "max_new_tokens")
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report; a run that is in it goes on.")] = Path("results"),
@@ -269,10 +278,7 @@ def evaluate(
     alphas: Annotated[str, typer.Option(help="Of the group alphas.")] = "0.25:2:0.25",
     judge: Annotated[str, typer.Option(help="A guard model beside the phrases: hf:NAME or a folder.")] = "",
     batch: Annotated[int, typer.Option(help="Prompts in a batch.")] = 16,
-    model: Model = "pocket",
-    quantization: Quantized = "auto",
-    device_map: Placed = "",
-    plain_template: Plain = False,
+    chosen: ModelChoice = ModelChoice(),  # noqa: B008  # frozen
     offsets: Stored = None,
     **choices: object,
 ) -> None:
@@ -284,10 +290,7 @@ def evaluate(
 
     plan = Plan(
         out,
-        model,
-        quantization,
-        parse_device_map(device_map),
-        plain_template,
+        chosen,
         offsets,
         tuple(data or ["pocket"]),
         layout,
@@ -312,11 +315,9 @@ def evaluate(
 
 
 @app.command("app")
+@_take_model()
 def serve(
-    model: Model = "pocket",
-    quantization: Quantized = "auto",
-    device_map: Placed = "",
-    plain_template: Plain = False,
+    chosen: ModelChoice = ModelChoice(),  # noqa: B008  # frozen
     offsets: Stored = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", envvar=["CMRM_HOST", "GRADIO_SERVER_NAME"])
@@ -338,13 +339,13 @@ def serve(
     from .server.memory import share_arenas
 
     share_arenas()
-    say(f"Loading {model} ...")
+    say(f"Loading {chosen.model} ..." if chosen.engine == "local" else f"Connecting to {chosen.engine_url} ...")
     from .server.health import health
     from .server.launch import launch
     from .ui import build
     from .ui.requests_log import log_to_standard_error
 
-    bench = open_workbench(model, quantization, device_map, plain_template, offsets)
+    bench = open_workbench(chosen, offsets)
     if zero_gpu:
         from .server.zerogpu import on_zero_gpu
 

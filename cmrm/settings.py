@@ -24,6 +24,7 @@ Steps = Literal["prompt", "all"]
 Third = Literal["none", "text", "random"]
 """What answers besides: nothing, the unsteered model on the text alone, or one steered in a random direction."""
 
+EngineName = Literal["local", "vllm"]
 Split = Literal["dev", "test", "all"]
 Preset = Literal["none", "paper"]
 Layout = Literal["auto", "vlsafe", "mm-safetybench", "figstep", "xstest", "scienceqa", "generic"]
@@ -166,6 +167,52 @@ def check_prompt(prompt: object) -> None:
         )
     if re.search("[\ud800-\udfff]", prompt):
         raise CmrmError("The prompt holds half a character (a lone surrogate), which is no Unicode text; remove it.")
+
+
+def _choice(text: str, variable: str) -> dict[str, str]:
+    """Return what the command line says of the choice of a model, and the variable that may make it."""
+    return {"option": text, "variable": variable}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model answers, and where: what is chosen once, before any request.
+
+    With the engine "vllm" it is the one that a server has loaded: only `plain_template` is still for this side.
+
+    Raises:
+        CmrmError: a quantization, an engine or a device map that is none.
+    """
+
+    model: str = field(default="pocket", metadata=_choice("'pocket', a folder, or a hub model id.", "CMRM_MODEL"))
+    quantization: Quantization = field(
+        default="auto", metadata=_choice("Weights of the text decoder.", "CMRM_QUANTIZATION")
+    )
+    device_map: str = field(
+        default="",
+        metadata=_choice(
+            "A device, auto, balanced or sequential, or JSON from modules to devices; default: auto with CUDA.",
+            "CMRM_DEVICE_MAP",
+        ),
+    )
+    plain_template: bool = field(
+        default=False,
+        metadata=_choice("Bare prompts for a model without a chat template.", "CMRM_PLAIN_TEMPLATE"),
+    )
+    engine: EngineName = field(
+        default="local", metadata=_choice("The model in this process, or in a vLLM server.", "CMRM_ENGINE")
+    )
+    engine_url: str = field(
+        default="http://127.0.0.1:8000", metadata=_choice("Where the server is.", "CMRM_ENGINE_URL")
+    )
+    engine_key: str = field(
+        default="", repr=False, metadata=_choice("The key that the server asks for, if any.", "CMRM_ENGINE_KEY")
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("quantization", self.quantization, Quantization)
+        check_choice("engine", self.engine, EngineName)
+        parse_device_map(self.device_map)
 
 
 def _texts(option: str, parameter: str) -> dict[str, str]:

@@ -74,7 +74,22 @@ class Workbench:
         Raises:
             CmrmError: a model or an offsets file that can't be used, with the reason.
         """
-        engine = LocalEngine.load(model, quantization, device_map, plain_template=plain_template)
+        return cls.over(
+            LocalEngine.load(model, quantization, device_map, plain_template=plain_template), offsets, report
+        )
+
+    @classmethod
+    def over(
+        cls,
+        engine: Engine,
+        offsets: str | Path | None = None,
+        report: Callable[[Progress], None] | None = None,
+    ) -> "Workbench":
+        """Find the offsets of an engine's model: the given file, the shipped or cached ones, or newly computed.
+
+        Raises:
+            CmrmError: an offsets file that can't be used, with the reason.
+        """
         recipes = recipes_for(engine.identity.model)
         if offsets is not None:
             given = Offsets.load(offsets)

@@ -14,6 +14,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from ..data import load_records
 from ..data.records import LABELS, Record, assign_split
+from ..engines.opening import open_engine
 from ..errors import CmrmError
 from ..explaining.explanation import Explanation
 from ..judging.guard import GuardJudge
@@ -24,7 +25,7 @@ from ..model.vlm import source_of
 from ..pocket.judge import POCKET_JUDGE
 from ..pocket.records import records as pocket_records
 from ..progress import Progress, finish
-from ..settings import DeviceMap, Layout, Quantization, Settings, Split, check_choice
+from ..settings import Layout, ModelChoice, Settings, Split, check_choice
 from ..versions import versions
 from ..workbench import Workbench
 from .conditions import GROUPS, make_conditions
@@ -47,10 +48,7 @@ class Plan:
     """
 
     out: Path
-    model: str = POCKET
-    quantization: Quantization = "auto"
-    device_map: DeviceMap | None = None
-    plain_template: bool = False
+    chosen: ModelChoice = field(default_factory=ModelChoice)
     offsets: str | None = None
     data: tuple[str, ...] = (POCKET,)
     layout: Layout = "auto"
@@ -78,15 +76,20 @@ class Plan:
                 "The group paper names its rows as other groups do but has the paper's settings; run it by itself, in "
                 "another --out."
             )
-        check_files(source_of(self.model))
-        if POCKET in self.data and self.model != POCKET:
-            raise CmrmError(
-                f"No data ships for {self.model!r}; give --data FILE or a hub data set (docs/data.md says which)."
-            )
+        if self.chosen.engine == "local":
+            check_files(source_of(self.chosen.model))
+            self.check_model(self.chosen.model)
         if POCKET in self.data and len(self.data) > 1:
             raise CmrmError("The pocket model's records can't be mixed with others; give either.")
         if POCKET in self.data and self.split == "all":
             raise CmrmError("The pocket model's records have a dev and a test split; choose one of them.")
+
+    def check_model(self, name: str) -> None:
+        """Raise `CmrmError` for another model than the pocket model without data."""
+        if POCKET in self.data and name != POCKET:
+            raise CmrmError(
+                f"No data ships for {name!r}; give --data FILE or a hub data set (docs/data.md says which)."
+            )
 
 
 def run(
@@ -105,13 +108,9 @@ def run(
         raise CmrmError(
             f"The data has no records in the {plan.split} split; choose another --split, or take more data."
         )
-    bench = Workbench.open(
-        plan.model,
-        plan.quantization,
-        plan.offsets,
-        device_map=processes.device or plan.device_map,
-        plain_template=plan.plain_template,
-    )
+    engine = open_engine(replace(plan.chosen, device_map=processes.device or plan.chosen.device_map))
+    plan.check_model(engine.identity.model)
+    bench = Workbench.over(engine, plan.offsets)
     for note in bench.notes:
         say(note)
     rows = make_conditions(bench, plan.settings, records, plan.groups, plan.alphas)

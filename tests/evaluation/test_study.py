@@ -22,6 +22,7 @@ from cmrm.evaluation import Plan, run
 from cmrm.judging.guard import GuardJudge
 from cmrm.methods.captions import Captioned
 from cmrm.methods.cmrm import SampleLevel
+from cmrm.settings import ModelChoice
 from cmrm.steering.anchors import load_anchors
 from cmrm.steering.reading import LocalReading
 from cmrm.workbench import Workbench
@@ -57,8 +58,7 @@ def plan(tmp_path, checkpoint, data, monkeypatch) -> Plan:
     monkeypatch.setenv("CMRM_CACHE", str(tmp_path / "cache"))
     return Plan(
         tmp_path / "out",
-        checkpoint,
-        "none",
+        ModelChoice(checkpoint, "none"),
         data=(data,),
         split="all",
         groups=("ceilings", "cmrm"),
@@ -252,7 +252,7 @@ def test_captions_count_in_the_time_of_every_row_that_needs_them(plan, monkeypat
 
 
 def test_offsets_of_a_file_name_its_rows_by_their_own_estimator(plan, tmp_path):
-    engine, texts = LocalEngine.load(plan.model, "none"), load_anchors("anchors").texts[:6]
+    engine, texts = LocalEngine.load(plan.chosen.model, "none"), load_anchors("anchors").texts[:6]
     for name, alpha in (("mine", 1.0), ("other/mine", 2.0)):
         made = extract_offsets(engine, texts, estimator="mean", corruption="noise")
         replace(made, values=made.values * alpha).save(tmp_path / f"{name}.safetensors")
@@ -298,12 +298,12 @@ def test_a_picture_that_the_processor_refuses_is_a_bad_record(plan, monkeypatch)
         ({"requests": 0, "questions": 0}, "no records"),
         ({"groups": ("paper", "cmrm")}, "by itself"),
         ({"data": ("pocket",)}, "No data ships for"),
-        ({"data": ("pocket",), "model": "/nothere"}, "no model in the folder '/nothere'"),
+        ({"data": ("pocket",), "chosen": ModelChoice("/nothere")}, "no model in the folder '/nothere'"),
         ({"data": ("nowhere.jsonl",)}, "nowhere.jsonl"),
     ],
 )
 def test_a_bad_plan_is_one_sentence_before_a_model_is_loaded(plan, monkeypatch, options, sentence):
-    monkeypatch.setattr(Workbench, "open", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(Workbench, "over", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(CmrmError, match=sentence):
         run(Plan(**{**vars(plan), **options}))
 
@@ -311,7 +311,7 @@ def test_a_bad_plan_is_one_sentence_before_a_model_is_loaded(plan, monkeypatch, 
 def command(plan: Plan) -> list[str]:
     options = {
         "--out": plan.out,
-        "--model": plan.model,
+        "--model": plan.chosen.model,
         "--quantization": "none",
         "--data": plan.data[0],
         "--split": "all",
