@@ -14,10 +14,15 @@ from ..steering.vectors import Prompt, Reader, Steered
 
 @dataclass(frozen=True)
 class EngineHealth:
-    """Whether a pass is `working` now, and how many forward `hooks` are on the model (those of that pass included)."""
+    """Whether a pass is `working` now, and how many forward `hooks` are on the model (those of that pass included).
+
+    `running` and `waiting` count a server's own requests, those of its other clients included.
+    """
 
     working: bool
     hooks: int
+    running: int | None = None
+    waiting: int | None = None
 
 
 class Prepared(Protocol):
@@ -56,6 +61,10 @@ class Engine(Reader, Protocol):
     @property
     def end_tokens(self) -> frozenset[int]:
         """Token ids that end an answer."""
+
+    @property
+    def at_once(self) -> int:
+        """How many requests it answers at the same time; others had better wait for their turn."""
 
     def prepare(self, prompt: Prompt, settings: Settings, rows: int) -> Prepared:
         """Check a request of `rows` rows: its prompt, its length, its layers, and whether memory holds it.

@@ -29,6 +29,7 @@ class LocalEngine:
     """An `engines.base.Engine` over a loaded model; what each method does is said there."""
 
     vlm: Vlm
+    at_once: int = 1
     _encoded: Lru[Inputs] = field(default_factory=lambda: Lru(_ENCODED_LIMIT), compare=False, repr=False)
 
     @classmethod

@@ -46,6 +46,7 @@ class VllmEngine:
     processor: ProcessorMixin
     end_tokens: frozenset[int]
     markers: tuple[str, ...]
+    at_once: int
     notes: tuple[str, ...] = ()
     layers_path: str = "the server's decoder"
 
@@ -82,6 +83,8 @@ class VllmEngine:
             processor,
             frozenset([ends] if isinstance(ends, int) else ends),
             template_markers(processor),
+            # Two rows a comparison.
+            max(1, known["max_num_seqs"] // 2),
             (f"The model runs in a vLLM server ({url}).",),
         )
 
@@ -138,8 +141,8 @@ class VllmEngine:
 
     def health(self) -> EngineHealth:
         """Say how the server is doing; nothing here has hooks."""
-        workers = self.server.get("/v1/cmrm").json()["workers"]
-        return EngineHealth(any(worker["running"] for worker in workers), 0)
+        running, waiting = read_counts(self.server.get("/metrics").text)
+        return EngineHealth(running > 0, 0, running, waiting)
 
     def ask(self, prompt: Prompt, **options: Any) -> Body:
         """Return a chat of one user turn, greedy unless `options` say otherwise.
@@ -280,6 +283,14 @@ def steer(body: Body, steered: Steered | None, row: int, **more: Any) -> Body:
     if not asked.get("behind"):
         asked.pop("behind", None)
     return {**body, "vllm_xargs": {"cmrm": json.dumps(asked)}} if asked else body
+
+
+def read_counts(metrics: str) -> tuple[int, int]:
+    """Return how many requests run and wait, by vLLM's own metrics in the text format of Prometheus."""
+    return tuple(  # type: ignore[return-value]  # of two
+        sum(int(float(line.rpartition(" ")[2])) for line in metrics.splitlines() if line.startswith(f"{name}{{"))
+        for name in ("vllm:num_requests_running", "vllm:num_requests_waiting")
+    )
 
 
 def read_chances(choice: Body, tokens: Sequence[int] | frozenset[int] | range) -> list[float]:

@@ -28,6 +28,7 @@ def health(bench: Workbench, blocks: gr.Blocks) -> Callable[[], dict[str, object
             "revision": identity.revision,
             "quantization": identity.quantization,
             "offsets": {"anchors": bench.anchors, "estimator": origin.estimator, "corruption": origin.corruption},
+            "engine": {"at_once": bench.engine.at_once, "running": now.running, "waiting": now.waiting},
             "queue": asdict(Queue.read(blocks)),
             "working": now.working,
             "hooks": now.hooks,

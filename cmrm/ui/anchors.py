@@ -93,7 +93,7 @@ class _Anchors:
         results = [*frame, self.facts, self.plot, self.caption, self.download, self.made]
         waiting = self.compute.click(self.begin, None, frame, **QUICK)
         asked = [self.texts, self.estimator, self.corruption]
-        running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.note))
+        running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.bench, self.note))
         follow_stop(running, self.note, self.progress)
         self.stop.click(None, cancels=[running])
         self.open.upload(self.open_file, self.open, results, preprocess=False, **QUICK)

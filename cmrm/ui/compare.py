@@ -107,7 +107,7 @@ class Compare:
         )
         # Values come unchecked, so that one place, the settings, says what is wrong with them.
         asked = [self.view, self.own, self.image, self.prompt, *controls.values()]
-        shown_on = run_model(*self.panes[:2])
+        shown_on = run_model(self.bench, *self.panes[:2])
         running = waiting.success(self.stream, asked, self.frame, preprocess=False, **shown_on)
         follow_end(running, self.end, [self.view, share.runs], [*self.frame, *share.outputs])
         self.stop.click(None, cancels=[running])

@@ -12,7 +12,7 @@ from ..saved_run import NAMES, describe_offsets
 from ..signatures import choose_fields, take_settings
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
-from .events import IN_TURN, ONE_AT_A_TIME, show_errors
+from .events import IN_TURN, show_errors, take_turn
 from .gradio_private import offer_download, offer_endpoint
 from .requests import Request, answer, explain_answers, measure, name_upload, parse_request
 from .stages import Countdown, describe
@@ -26,7 +26,7 @@ def add_endpoints(bench: Workbench, blocks: gr.Blocks) -> None:
     """Offer each function by its name to programs, and as a tool to MCP clients."""
     offered = _Endpoints(bench, blocks)
     for endpoint in (offered.compare, offered.sweep, offered.explain, offered.extract):
-        offer_endpoint(blocks, endpoint, **ONE_AT_A_TIME)
+        offer_endpoint(blocks, endpoint, **take_turn(bench))
     offer_endpoint(blocks, offered.inspect, **IN_TURN)
 
 

@@ -9,6 +9,7 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from ..errors import CmrmError
+from ..workbench import Workbench
 from . import html
 from .gradio_private import read_queue
 from .requests import replace_unexpected
@@ -20,9 +21,6 @@ MOST_WAITING = 64
 _MODEL = "model"
 
 IN_TURN = {"concurrency_id": "page", "concurrency_limit": 1}
-ONE_AT_A_TIME = {"concurrency_id": _MODEL, "concurrency_limit": 1}
-"""Options of every event that runs the model."""
-
 HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK = {**IN_TURN, **HIDDEN}
 """Options of a visitor's event that needs no model, but its turn."""
@@ -58,9 +56,14 @@ class Queue:
         return f"{self.ahead} before you" + (f", about {self.ahead * self.seconds:.0f} s" if self.seconds else "")
 
 
-def run_model(*places: gr.HTML) -> dict[str, object]:
+def take_turn(bench: Workbench) -> dict[str, object]:
+    """Return the options of every event that runs the model: as many at once as its engine answers."""
+    return {"concurrency_id": _MODEL, "concurrency_limit": bench.engine.at_once}
+
+
+def run_model(bench: Workbench, *places: gr.HTML) -> dict[str, object]:
     """Return the options of a visitor's event that runs the model; while it waits, `places` show where in the queue."""
-    return {**ONE_AT_A_TIME, **HIDDEN, "show_progress": "minimal", "show_progress_on": list(places)}
+    return {**take_turn(bench), **HIDDEN, "show_progress": "minimal", "show_progress_on": list(places)}
 
 
 def wait_for_turn(blocks: gr.Blocks) -> str:

@@ -72,7 +72,7 @@ class _Sweep:
         starts = [self.run.click, self.prompt.submit, self.alphas.submit]
         waiting = gr.on(starts, self.begin, self.view, results, **QUICK)
         asked = [offsets, self.image, self.prompt, self.alphas, *self.controls.values()]
-        running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.lines))
+        running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.bench, self.lines))
         follow_end(running, lambda view: self.show(view.end()), [self.view], frame)
         self.stop.click(None, cancels=[running])
 

@@ -51,7 +51,7 @@ class _Why:
         frame = [self.note, self.progress, self.results]
         waiting = self.explain.click(self.begin, self.progress, frame[:2], **QUICK)
         outputs = [*frame, self.tokens, *self.plots, *self.captions]
-        running = waiting.success(self.stream, view, outputs, **run_model(self.note))
+        running = waiting.success(self.stream, view, outputs, **run_model(self.bench, self.note))
         follow_stop(running, self.note, self.progress)
         self.stop.click(None, cancels=[running])
         clear.click(None, cancels=[running])

@@ -1,7 +1,8 @@
 """What the server offers beside OpenAI's routes, and what it refuses before vLLM reads it.
 
     GET  /v1/cmrm         {"model", "revision", "architecture", "layers", "hidden", "dtype", "quantization",
-                           "context_length", "modes", "workers": [{"runner", "running", "slots", "steered"}, ...]}
+                           "context_length", "max_num_seqs", "modes",
+                           "workers": [{"runner", "running", "slots", "steered"}, ...]}
     POST /v1/cmrm/states  {"names": [...]} -> {"shape": [layers, hidden], "states": {name: base64 of float32},
                                                 "missing": [...]}
 
@@ -72,6 +73,7 @@ async def describe(request: Request) -> dict[str, Any]:
         "dtype": str(config.dtype).removeprefix("torch."),
         "quantization": config.quantization,
         "context_length": config.max_model_len,
+        "max_num_seqs": engine.vllm_config.scheduler_config.max_num_seqs,
         "modes": list(MODES),
         "workers": await engine.collective_rpc("cmrm_health"),
     }
