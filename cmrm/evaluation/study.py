@@ -1,9 +1,12 @@
 """Every condition's answer to every record, in batches, journalled: what was answered is never answered again."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Lock
 
 from ..answering.steps import Answered
 from ..data.records import LABELS, Record
@@ -75,18 +78,31 @@ class Study:
         mine = self._batches()[processes.index :: processes.count]
         total = sum(record.label in c.labels for batch in mine for record in batch for c in self.conditions)
         done, warm = 0, False
-        for batch in mine:
-            work = _Batch(self)
-            for condition in self.conditions:
-                chosen = [record for record in batch if record.label in condition.labels]
-                if any(self._lacks(journal.entries.get((condition.name, record.id))) for record in chosen):
-                    if not warm:  # a model's first passes take longer, and are no condition's cost
-                        self.engine.answer_batch([Prompt("Hello")], max_new_tokens=4)
-                        warm = True
-                    journal.add(work.entries(condition, chosen))
-                done += len(chosen)
-                if progress:
-                    progress(Progress("answering", done, total))
+        with self._in_turn_or_together() as answer_each:
+            for batch in mine:
+                # 1. What the journal lacks of this batch, by condition.
+                asked = [(c, [record for record in batch if record.label in c.labels]) for c in self.conditions]
+                due = [(c, chosen) for c, chosen in asked if self._lack_any(journal, c, chosen)]
+                done += sum(len(chosen) for _, chosen in asked) - sum(len(chosen) for _, chosen in due)
+                # 2. A model's first passes take longer, and are no condition's cost.
+                if due and not warm:
+                    self.engine.answer_batch([Prompt("Hello")], max_new_tokens=4)
+                    warm = True
+                # 3. The answers, noted condition by condition.
+                for entries in answer_each(_Batch(self).entries, [c for c, _ in due], [chosen for _, chosen in due]):
+                    journal.add(entries)
+                    done += len(entries)
+                    if progress:
+                        progress(Progress("answering", done, total))
+
+    @contextmanager
+    def _in_turn_or_together(self) -> Iterator[Callable[..., Iterable[list[Entry]]]]:
+        """Give what maps conditions to their entries: one by one in this process, all at once in a server."""
+        if self.engine.at_once == 1:
+            yield map
+            return
+        with ThreadPoolExecutor(self.engine.at_once) as pool:
+            yield pool.map
 
     @cached_property
     def openings(self) -> frozenset[int]:
@@ -96,9 +112,10 @@ class Study:
         except CmrmError:
             return frozenset()
 
-    def _lacks(self, entry: Entry | None) -> bool:
+    def _lack_any(self, journal: Journal, condition: Condition, records: Sequence[Record]) -> bool:
         """Whether a record is still to be answered; with `strict` also one that an earlier run left out."""
-        return entry is None or bool(self.strict and entry.error)
+        entries = [journal.entries.get((condition.name, record.id)) for record in records]
+        return any(entry is None or (self.strict and entry.error) for entry in entries)
 
     def _batches(self) -> list[list[Record]]:
         """Records of one kind and of about one length, so that little is padding and no row waits long for the rest."""
@@ -111,7 +128,7 @@ class _Batch:
     """Records that are answered together under each condition; what several conditions need is made once."""
 
     def __init__(self, study: Study) -> None:
-        self.study = study
+        self.study, self._lock = study, Lock()
         self.defended: dict[tuple[int, tuple[str, ...]], tuple[Sequence[Record], Added, float]] = {}
 
     def entries(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
@@ -151,11 +168,12 @@ class _Batch:
     def _defend(self, defence: Defence, records: Sequence[Record]) -> tuple[Sequence[Record], Added, float]:
         """What a defence shows and adds, and the seconds that took, which count wherever it is used again."""
         key = id(defence), tuple(record.id for record in records)
-        if key not in self.defended:
-            started = time.perf_counter()
-            shown, vectors = defence.shown(records), defence.steering(records)
-            self.defended[key] = shown, vectors, time.perf_counter() - started
-        return self.defended[key]
+        with self._lock:
+            if key not in self.defended:
+                started = time.perf_counter()
+                shown, vectors = defence.shown(records), defence.steering(records)
+                self.defended[key] = shown, vectors, time.perf_counter() - started
+            return self.defended[key]
 
     def _judge(
         self, condition: Condition, records: Sequence[Record], answers: Sequence[Answered], seconds: float
