@@ -5,6 +5,7 @@ Nothing here imports torch before a command runs, so that `--help` is quick.
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import Field, asdict, fields
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from .errors import CmrmError
 from .settings import (
     Corruption,
     Estimator,
@@ -354,6 +356,34 @@ def serve(
     page = build(bench)
     host = host or ("0.0.0.0" if "SPACE_ID" in os.environ else None)
     launch(page, host, port, health=health(bench, page), mcp=mcp)
+
+
+@app.command("serve-vllm", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve_vllm(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="'pocket', a folder, or a hub model id.", envvar="CMRM_MODEL")] = "pocket",
+    quantization: Annotated[str, typer.Option(help="As vLLM has it: awq, gptq, fp8, ...; default: none.")] = "",
+    max_num_seqs: Annotated[int, typer.Option(help="Answers at once; a comparison is two.", min=2)] = 64,
+    prefix_cache: Annotated[bool, typer.Option(help="Read a prompt once for all answers.")] = True,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    python: Annotated[
+        str, typer.Option(help="The Python of vLLM's environment.", envvar="CMRM_VLLM_PYTHON")
+    ] = sys.executable,
+) -> None:
+    """Start a vLLM server whose model can be steered, for --engine vllm; what follows is given to vLLM as it is."""
+    from .files import POCKET_FOLDER
+
+    source = str(POCKET_FOLDER) if model == "pocket" else model
+    command = [python, "-m", "cmrm.engines.vllm_plugin", "--model", source, "--served-model-name", model]
+    command += ["--max-num-seqs", str(max_num_seqs), "--host", host, "--port", str(port)]
+    command += ["--enable-prefix-caching" if prefix_cache else "--no-enable-prefix-caching"]
+    command += [*(["--quantization", quantization] if quantization else []), *context.args]
+    say(shlex.join(command))
+    try:
+        os.execvp(python, command)
+    except OSError as error:
+        raise CmrmError(f"{python!r} can't be run ({error.strerror}); name vLLM's Python by --python.") from error
 
 
 def main() -> None:
