@@ -19,6 +19,9 @@ Body = dict[str, Any]
 Arrived = TypeVar("Arrived")
 
 CHAT = "/v1/chat/completions"
+_MEMBERS = (
+    "model", "revision", "architecture", "layers", "hidden", "dtype", "quantization", "context_length", "max_num_seqs"
+)  # fmt: skip
 # A server that is busy lets a request wait; one that is gone is noticed at once.
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 _AT_ONCE = 256  # requests that are on their way together; the server has them wait for their turn
@@ -31,14 +34,29 @@ class Server:
     url: str
     key: str = field(default="", repr=False)
 
-    def get(self, path: str) -> httpx.Response:
-        """Ask for something that takes no time.
+    def get(self, path: str) -> str:
+        """Ask for a text that takes no time.
 
         Raises:
             CmrmError: no server there, or one that refuses.
         """
         with self._explain(), httpx.Client(**self._options()) as client:
-            return _checked(client.get(path, timeout=10.0))
+            return _checked(client.get(path, timeout=10.0)).text
+
+    def describe(self) -> tuple[Body, str]:
+        """Return what the plugin says of the model, and the name that requests call it by.
+
+        Raises:
+            CmrmError: no server there, or one without the plugin.
+        """
+        try:
+            known, cards = json.loads(self.get("/v1/cmrm")), json.loads(self.get("/v1/models"))
+            return {name: known[name] for name in _MEMBERS}, str(cards["data"][0]["id"])
+        except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+            raise CmrmError(
+                f"What answers at {self.url} is no vLLM server with this version of the plugin; start one by "
+                "docs/serving.md."
+            ) from error
 
     def answer_all(self, path: str, bodies: Sequence[Body]) -> Generator[tuple[int, Body]]:
         """Ask everything at once, and yield each whole answer by the number of its request, as they arrive.

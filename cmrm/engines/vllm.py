@@ -58,8 +58,7 @@ class VllmEngine:
             CmrmError: no server there, one without the plugin, or a model whose processor can't be loaded here.
         """
         server = Server(url.rstrip("/"), key)
-        known = server.get("/v1/cmrm").json()
-        [card, *_] = server.get("/v1/models").json()["data"]
+        known, served = server.describe()
         source = known["model"]
         with reword_errors(source, source, "the page needs its processor: give the server a model that is here, too"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -69,7 +68,7 @@ class VllmEngine:
         ends = processor.tokenizer.eos_token_id if ends is None else ends
         return cls(
             server,
-            card["id"],
+            served,
             Identity(
                 model=name,
                 revision=revision or known["revision"] or "",
@@ -141,7 +140,7 @@ class VllmEngine:
 
     def health(self) -> EngineHealth:
         """Say how the server is doing; nothing here has hooks."""
-        running, waiting = read_counts(self.server.get("/metrics").text)
+        running, waiting = read_counts(self.server.get("/metrics"))
         return EngineHealth(running > 0, 0, running, waiting)
 
     def ask(self, prompt: Prompt, **options: Any) -> Body:
