@@ -278,6 +278,8 @@ def test_each_token_finds_what_it_asked_for_pass_after_pass(passes):
         last = {span.last for span in spans if span.last is not None}
         assert set(np.flatnonzero(table.kept.numpy())) == last
         assert set(numbers) == ({"a"} if last else set())
+        # Each has a place of its own, also where two have one name, as the answers to one request with n=2.
+        assert len(set(table.kept[table.kept > 0].tolist())) == len(last)
 
 
 def test_requests_that_ask_for_the_same_share_a_slot():

@@ -67,6 +67,14 @@ def test_what_is_no_json_object_is_refused(server, text):
     assert "JSON" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_request_that_is_answer_alone_ends_as_an_error(server, streamed):
+    [answer] = ask_all(server, [chat("What is there?", spec=with_(behind=400), stream=streamed)])
+    assert (answer.status, answer.ids) == (500, ())
+    [answer] = ask_all(server, [chat("What is there?")])
+    assert answer.status == 200
+
+
 def test_what_would_be_answered_unsteered_is_refused(server):
     body = chat("Hello", spec=with_(), stream=False)
     beams = httpx.post(f"{server}/v1/chat/completions", json=body | {"use_beam_search": True, "n": 2})

@@ -26,8 +26,8 @@ def check_config(config: Any) -> None:
 def mark_compiled(config: Any) -> None:
     """Give what is compiled under a `VllmConfig` names of its own.
 
-    vLLM keeps compiled models on disk and leaves the worker's class out of their names, so it would load one that it
-    had compiled without the op, and answer unsteered.
+    vLLM keeps compiled models on disk and leaves the worker's class out of their names, so it might load one that it
+    had compiled without the op; the self-test would then refuse to start.
     """
     if isinstance(config.additional_config, dict):
         config.additional_config.setdefault("cmrm", 1)

@@ -8,6 +8,8 @@ from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.request import RequestStatus
 
 from .config import model_shape
 from .prefix import keep_apart
@@ -26,18 +28,36 @@ class _Apart:
     vllm_config: Any
     hash_block_size: int
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._refused: list[Any] = []
+
     def add_request(self, request: Any) -> None:
-        """Take a request, with names of its own for the blocks that hold steered tokens."""
+        """Take a request, with names of its own for the blocks that hold steered tokens.
+
+        The front end refuses in words what doesn't fit the model. What came past it ends as an error before it runs:
+        that, one that is answer alone, and one whose prompt goes on growing, so that no token stays its last.
+        """
+        super().add_request(request)  # type: ignore[misc]
         spec = None if request.sampling_params is None else Spec.of(request.sampling_params.extra_args)
-        prompt = request.num_prompt_tokens - (0 if spec is None else spec.behind)
-        if spec is not None and (request.resumable or prompt < 1 or not self._fits(spec)):
-            # The front end refuses in words what doesn't fit; what came past it is dropped before it runs. So is one
-            # whose prompt goes on growing, so that no token stays its last, and one that is answer alone.
-            request.abort_immediately = True
-        elif spec is not None and spec.steers and request._block_hasher is not None:
+        if spec is None:
+            return
+        prompt = request.num_prompt_tokens - spec.behind
+        if request.resumable or prompt < 1 or not self._fits(spec):
+            self._refused.append(request)
+            self.finish_requests(request.request_id, RequestStatus.FINISHED_ERROR)  # type: ignore[attr-defined]
+        elif spec.steers and request._block_hasher is not None:
             first = 0 if spec.positions == "all" else prompt - 1
             keep_apart(request, first // self.hash_block_size, request._block_hasher)
-        super().add_request(request)  # type: ignore[misc]
+
+    def update_from_output(self, *args: Any, **kwargs: Any) -> dict[int, EngineCoreOutputs]:
+        """Say of a pass what it gave, and of refused requests that they ended."""
+        outputs: dict[int, EngineCoreOutputs] = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
+        for request in self._refused:
+            ended = EngineCoreOutput(request.request_id, [], finish_reason=FinishReason.ERROR)
+            outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(ended)
+        self._refused.clear()
+        return outputs
 
     def _fits(self, spec: Spec) -> bool:
         return spec.shape in (None, model_shape(self.vllm_config.model_config))

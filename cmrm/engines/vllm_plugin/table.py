@@ -52,7 +52,8 @@ class Table:
         states       float32 `(requests + 1, layers, hidden)`: what was recorded; number 0 is nobody's
 
     There are as many slots as requests in a pass, so that they can't run out; requests that ask for the same share
-    one, and what was there stays until the place is needed.
+    one, and what was there stays until the place is needed. All of it takes 8 bytes for each request, layer and
+    dimension: 1 MiB a request of a 7B model, so `--max-num-seqs` says how much.
     """
 
     def __init__(self, shape: Shape, tokens: int, requests: int, device: torch.device) -> None:
@@ -92,13 +93,13 @@ class Table:
         alphas = np.zeros(size, np.float32)
         needed = {span.spec.digest for span in spans if span.spec.needs_vectors}
         numbers: dict[str, int] = {}
-        for span in spans:
+        for number, span in enumerate(spans, start=1):
             spec, rows = span.spec, slice(span.begin, span.end)
             slot = self._slot(spec, needed) if spec.needs_vectors else 0
             slots[rows], alphas[rows] = slot, spec.alpha
             self.steered += span.end - span.begin
             if span.last is not None and spec.capture is not None:
-                numbers[spec.capture] = kept[span.last] = 1 + len(numbers)
+                numbers[spec.capture] = kept[span.last] = number
                 if spec.needs_vectors:  # a row that reaches by 0 has a slot for its gaps alone
                     slots[span.last] = slot
         for buffer, values in ((self.slots, slots), (self.kept, kept), (self.alphas, alphas)):
