@@ -1,5 +1,6 @@
 """Where the files that ship with the project are, and those that it makes."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -35,3 +36,20 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(half)
         raise
+
+
+def fingerprint(folder: Path, block: int = 1 << 20) -> str:
+    """Return a short SHA-256 over the checkpoint's files: whole small ones, 16 samples of large ones.
+
+    The files are read, never the live weights, which quantization changes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        stride = max(block, size // 16)
+        with path.open("rb") as file:
+            for start in range(0, size, stride):
+                file.seek(start)
+                digest.update(file.read(block))
+    return digest.hexdigest()[:16]

@@ -16,11 +16,12 @@ from transformers import AutoConfig, GenerationConfig, ProcessorMixin
 from ..answering.steps import Answered, NextToken, Row, Step
 from ..answering.writing import Writer
 from ..errors import CmrmError
+from ..files import POCKET_FOLDER, fingerprint
 from ..model.identity import Identity
 from ..model.processor import blank_image, load_processor
 from ..model.prompts import neutralise, template_markers
 from ..model.unusable import reword_errors
-from ..model.vlm import name_model
+from ..model.vlm import name_model, source_of
 from ..settings import Corruption, Settings, check_prompt, checked_layers
 from ..steering.vectors import Prompt, Steered, Vectors
 from .base import EngineHealth
@@ -59,19 +60,21 @@ class VllmEngine:
         """
         server = Server(url.rstrip("/"), key)
         known, served = server.describe()
-        source = known["model"]
+        # The pocket model is known by its files, wherever they are and whatever they are called.
+        source = "pocket" if known["revision"] == fingerprint(POCKET_FOLDER) else known["model"]
         with reword_errors(source, source, "the page needs its processor: give the server a model that is here, too"):
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            processor = load_processor(source, source, config, plain_template)
-            ends = GenerationConfig.from_pretrained(source).eos_token_id
-            name, revision = name_model(source)
+            place = source_of(source)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+            processor = load_processor(source, place, config, plain_template)
+            ends = GenerationConfig.from_pretrained(place).eos_token_id
+            name, revision = name_model(place)
         ends = processor.tokenizer.eos_token_id if ends is None else ends
         return cls(
             server,
             served,
             Identity(
                 model=name,
-                revision=revision or known["revision"] or "",
+                revision=known["revision"] or revision,
                 architecture=known["architecture"],
                 hidden=known["hidden"],
                 layers=known["layers"],

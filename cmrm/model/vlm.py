@@ -1,6 +1,5 @@
 """One vision-language model with its processor: loading, prompts as tokens, what it is."""
 
-import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from transformers import (
 )
 
 from ..errors import CmrmError, first_sentence
-from ..files import POCKET_FOLDER
+from ..files import POCKET_FOLDER, fingerprint
 from ..settings import Corruption, DeviceMap, Quantization, check_choice, check_prompt
 from .identity import LOCAL, Identity
 from .layers import decoder_layers, path_of
@@ -226,21 +225,4 @@ def name_model(source: str) -> tuple[str, str]:
         return source, Path(config).parent.name if isinstance(config, str) else ""
     # A folder of any name is not taken for the pocket model, whose unsteered answers are not veiled.
     name = "pocket" if folder.resolve() == POCKET_FOLDER else LOCAL + folder.resolve().name
-    return name, _fingerprint(folder)
-
-
-def _fingerprint(folder: Path, block: int = 1 << 20) -> str:
-    """Return a short SHA-256 over the checkpoint's files: whole small ones, 16 samples of large ones.
-
-    The files are read, never the live weights, which quantization changes.
-    """
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        stride = max(block, size // 16)
-        with path.open("rb") as file:
-            for start in range(0, size, stride):
-                file.seek(start)
-                digest.update(file.read(block))
-    return digest.hexdigest()[:16]
+    return name, fingerprint(folder)

@@ -14,6 +14,7 @@ import base64
 import json
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from ...errors import CmrmError
+from ...files import fingerprint
 from . import admission
 from .config import check_config, model_shape
 from .spec import KEY, MODES, Shape
@@ -55,7 +57,10 @@ class CmrmEndpoints:
                 that it is alone.
         """
         if engine_client is not None:
+            config = engine_client.model_config
             check_config(engine_client.vllm_config)
+            folder = Path(config.model)
+            state.cmrm_revision = fingerprint(folder) if folder.is_dir() else config.revision
             admission.learn(model_shape(engine_client.model_config))
 
 
@@ -66,7 +71,7 @@ async def describe(request: Request) -> dict[str, Any]:
     layers, hidden = model_shape(config)
     return {
         "model": config.model,
-        "revision": config.revision,
+        "revision": request.app.state.cmrm_revision,
         "architecture": f"{config.architecture}/{config.hf_text_config.model_type}",
         "layers": layers,
         "hidden": hidden,
