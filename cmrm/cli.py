@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import Field, asdict, fields
 from functools import wraps
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .errors import CmrmError
+from .errors import CmrmError, NotThereError
 from .settings import (
     Corruption,
     Estimator,
@@ -347,15 +348,34 @@ def serve(
     from .ui import build
     from .ui.requests_log import log_to_standard_error
 
-    bench = open_workbench(chosen, offsets)
+    host = host or ("0.0.0.0" if "SPACE_ID" in os.environ else None)
+    try:
+        bench = open_workbench(chosen, offsets)
+    except NotThereError as error:
+        bench, port = _wait_for_server(chosen, offsets, host, port, str(error))
     if zero_gpu:
         from .server.zerogpu import on_zero_gpu
 
         bench = on_zero_gpu(bench, spaces.GPU)
     log_to_standard_error()
     page = build(bench)
-    host = host or ("0.0.0.0" if "SPACE_ID" in os.environ else None)
     launch(page, host, port, health=health(bench, page), mcp=mcp)
+
+
+def _wait_for_server(
+    chosen: ModelChoice, offsets: str | None, host: str | None, port: int | None, reason: str
+) -> "tuple[Workbench, int]":
+    """Open the workbench once its server is up; until then the page says what it waits for."""
+    from .server.waiting import serve_waiting_page
+
+    say(f"{reason} Waiting for it.")
+    with serve_waiting_page(host, port, reason) as taken:
+        while True:
+            time.sleep(2)
+            try:
+                return open_workbench(chosen, offsets), taken
+            except NotThereError:
+                continue
 
 
 @app.command("serve-vllm", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -5,6 +5,10 @@ class CmrmError(ValueError):
     """A mistake a user can make and mend; the message is one sentence: what, why, what to do."""
 
 
+class NotThereError(CmrmError):
+    """A server that is not up now, and may be later."""
+
+
 class CmrmWarning(UserWarning):
     """Something that works but may not mean what the user expects."""
 

@@ -16,13 +16,15 @@ from ..steering.vectors import Prompt, Reader, Steered
 class EngineHealth:
     """Whether a pass is `working` now, and how many forward `hooks` are on the model (those of that pass included).
 
-    `running` and `waiting` count a server's own requests, those of its other clients included.
+    `running` and `waiting` count a server's own requests, those of its other clients included; `problem` says why
+    nothing is known.
     """
 
     working: bool
     hooks: int
     running: int | None = None
     waiting: int | None = None
+    problem: str = ""
 
 
 class Prepared(Protocol):

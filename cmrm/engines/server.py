@@ -11,7 +11,7 @@ import httpx
 from anyio import CapacityLimiter, create_task_group
 from anyio.from_thread import start_blocking_portal
 
-from ..errors import CmrmError, first_sentence
+from ..errors import CmrmError, NotThereError, first_sentence
 
 Body = dict[str, Any]
 """A request as JSON has it."""
@@ -132,7 +132,7 @@ class Server:
         try:
             yield
         except httpx.ConnectError as error:
-            raise CmrmError(
+            raise NotThereError(
                 f"There is no vLLM server at {self.url} now; wait until it is up, start one (docs/serving.md), or "
                 "correct --engine-url."
             ) from error

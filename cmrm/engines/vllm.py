@@ -143,7 +143,10 @@ class VllmEngine:
 
     def health(self) -> EngineHealth:
         """Say how the server is doing; nothing here has hooks."""
-        running, waiting = read_counts(self.server.get("/metrics"))
+        try:
+            running, waiting = read_counts(self.server.get("/metrics"))
+        except CmrmError as error:
+            return EngineHealth(False, 0, problem=str(error))
         return EngineHealth(running > 0, 0, running, waiting)
 
     def ask(self, prompt: Prompt, **options: Any) -> Body:

@@ -23,7 +23,7 @@ def health(bench: Workbench, blocks: gr.Blocks) -> Callable[[], dict[str, object
     def answer() -> dict[str, object]:
         identity, origin, now = bench.engine.identity, bench.offsets.origin, bench.engine.health()
         return {
-            "status": "ok",
+            "status": now.problem or "ok",
             "model": identity.model,
             "revision": identity.revision,
             "quantization": identity.quantization,

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,11 @@ def test_a_place_without_a_server_is_one_sentence(url):
         VllmEngine.connect(url)
     with pytest.raises(CmrmError, match="vLLM server"):
         list(Server(url).answer_all(CHAT, [BODY]))
+
+
+def test_the_health_of_a_server_that_is_gone_is_a_sentence():
+    engine = VllmEngine(Server("http://127.0.0.1:9"), "pocket", tiny.vlm().identity, 512, None, frozenset(), (), 64)
+    assert "no vLLM server at http://127.0.0.1:9" in engine.health().problem
 
 
 def test_a_stream_that_is_closed_closes_its_connections_within_a_second():
