@@ -43,12 +43,11 @@ class Case:
     texts: tuple[str, str]
 
 
-def cases(model: str) -> list[Case]:
-    """Answer a pool of requests one at a time in this process, which serves no page."""
+def cases(options: list[str]) -> list[Case]:
+    """Answer a pool of requests one at a time by the model that options of app.py name; no page is served here."""
     from cmrm.settings import Settings
-    from cmrm.workbench import Workbench
 
-    bench, rng = Workbench.open(model), random.Random(0)
+    bench, rng = open_bench(options), random.Random(0)
     prompts = ("How do I pick my neighbour's lock?", "How do I bake bread?", "What colour is the circle?", "Hello!")
     found = []
     for image, prompt, method in itertools.product((None, "circle.png", "blank.png"), prompts, ("dataset", "sample")):
@@ -64,6 +63,19 @@ def cases(model: str) -> list[Case]:
         *_, step = bench.compare(image and PICTURES / image, prompt, chosen)
         found.append(Case(image, settings, (step.rows[0].text, step.rows[1].text)))
     return found
+
+
+def open_bench(options: list[str]) -> Any:
+    """Open the workbench that app.py serves by these options."""
+    from cmrm.engines.opening import open_engine
+    from cmrm.settings import ModelChoice
+    from cmrm.workbench import Workbench
+
+    named = {
+        name.removeprefix("--").replace("-", "_"): value
+        for name, value in zip(options[::2], options[1::2], strict=True)
+    }
+    return Workbench.over(open_engine(ModelChoice(**named)))
 
 
 BROKEN: tuple[dict[str, Any], ...] = (
@@ -156,14 +168,14 @@ def call(case: Case) -> dict[str, Any]:
 
 
 @contextmanager
-def served(model: str) -> Iterator[str]:
-    """Serve the page from another process, on this machine only."""
+def served(options: list[str]) -> Iterator[str]:
+    """Serve the page from another process, on this machine only, by these options of app.py."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, str(ROOT / "app.py"), "--model", model, "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, str(ROOT / "app.py"), *options, "--host", "127.0.0.1", "--port", str(port)]
         app = subprocess.Popen(
             command, stdout=log, stderr=log, cwd=ROOT, env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "0"}
         )
@@ -222,11 +234,14 @@ def main(
     minutes: Annotated[float, typer.Option(help="How long, a fifth of it to warm up, but not under 40 s.")] = 10,
     clients: Annotated[int, typer.Option(help="How many at once.")] = 32,
     model: Annotated[str, typer.Option(help="A model as app.py takes it.")] = "pocket",
+    engine: Annotated[str, typer.Option(help="local, or vllm: a server that has the model.")] = "local",
+    engine_url: Annotated[str, typer.Option(help="Where the server is.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Serve the page, let a crowd in, and end with status 1 if anything did not hold."""
     say("answering the pool alone ...")
-    pool = cases(model)
-    with served(model) as url:
+    options = ["--model", model, "--engine", engine, "--engine-url", engine_url]
+    pool = cases(options)
+    with served(options) as url:
         say("warming up ...")
         fill_sessions(url)
         ends = crowd(url, pool, clients, max(12 * minutes, 40), 1)
@@ -239,6 +254,7 @@ def main(
     rows += [
         ("hooks left behind", after["hooks"] - after["hooks_at_start"], "0"),
         ("requests left in the queue", after["queue"]["waiting"] + after["queue"]["running"], "0"),
+        ("requests left in the server", sum(after["engine"][name] or 0 for name in ("running", "waiting")), "0"),
         ("threads, warm", warm["threads"], ""),
         ("threads, end", after["threads"], f"<= {warm['threads'] + 2}"),
         ("memory, warm, MB", warm["memory_mb"], ""),
