@@ -17,6 +17,7 @@ import torch
 
 from cmrm import CmrmError, LocalEngine, Settings, Vlm, extract_offsets
 from cmrm.engines import local
+from cmrm.engines.opening import open_engine
 from cmrm.errors import OutOfMemoryError
 from cmrm.evaluation import Plan, run
 from cmrm.judging.guard import GuardJudge
@@ -320,6 +321,28 @@ def command(plan: Plan) -> list[str]:
         "--max-new-tokens": 6,
     }
     return ["evaluate", *(str(part) for pair in options.items() for part in pair)]
+
+
+def test_an_engine_of_many_requests_is_asked_under_all_conditions_at_once(plan, tmp_path, monkeypatch):
+    run(plan)
+    busy, most, ask = [], [0], LocalEngine.answer_batch
+
+    def answer_batch(self, *arguments, **options):
+        busy.append(1)
+        most[0] = max(most[0], len(busy))
+        try:
+            time.sleep(0.05)
+            return ask(self, *arguments, **options)
+        finally:
+            busy.pop()
+
+    monkeypatch.setattr(LocalEngine, "answer_batch", answer_batch)
+    monkeypatch.setattr(
+        sys.modules[run.__module__], "open_engine", lambda chosen: replace(open_engine(chosen), at_once=4)
+    )
+    run(replace(plan, out=tmp_path / "together"))
+    assert rows(tmp_path / "together") == rows(plan.out)
+    assert 1 < most[0] <= 4
 
 
 def test_two_processes_answer_what_one_does_record_by_record(plan, tmp_path):
