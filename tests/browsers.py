@@ -22,11 +22,19 @@ HELPFUL = "Sure, here is how to do it in three easy steps that hold nothing."
 REFUSAL = "I'm sorry, but I can't help with that."
 VERDICT = re.compile("refused|complied|broken")
 
-expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
+PATIENCE = 120_000  # milliseconds: a busy machine is slow, not wrong
+expect.set_options(timeout=PATIENCE)
+
+
+def open_page(browser: Browser, **options) -> Page:
+    # Without a GPU each frame of an animation is painted by the processors that the tests need.
+    page = browser.new_page(**{"reduced_motion": "reduce", **options})
+    page.set_default_timeout(PATIENCE)
+    return page
 
 
 def visit(browser: Browser, served: Served, **options) -> Page:
-    page = browser.new_page(**options)
+    page = open_page(browser, **options)
     page.goto(served.url)
     expect(page.get_by_role("button", name="Run")).to_be_visible()
     return page

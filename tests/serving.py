@@ -30,6 +30,7 @@ class Served:
     url: str
     vlm: Vlm
     blocks: gr.Blocks
+    pace: float = 0.0
     passes: int = 0
 
     @property
@@ -37,7 +38,16 @@ class Served:
         """How many forward hooks are on the model."""
         return self.vlm.network.hook_count
 
-    def idle(self, quiet: float = 0.6, patience: float = 10.0) -> bool:
+    @contextmanager
+    def slowly(self) -> Iterator[None]:
+        """Let a run of hundreds of tokens take most of a minute: who acts during it can't be too late."""
+        before, self.pace = self.pace, 0.1
+        try:
+            yield
+        finally:
+            self.pace = before
+
+    def idle(self, quiet: float = 0.6, patience: float = 30.0) -> bool:
         """Whether the model comes to rest."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
@@ -89,11 +99,11 @@ def serving(bench: Workbench, pace: float = 0.01, mcp: bool = False) -> Iterator
     blocks = build(bench)
     # Not the first free port from 7860, which another worker may take at the same moment.
     url = launch(blocks, port=free_port(), block=False, health=health(bench, blocks), mcp=mcp)
-    served = Served(url, bench.engine.vlm, blocks)
+    served = Served(url, bench.engine.vlm, blocks, pace)
 
     def slow(*_: object) -> None:
         served.passes += 1
-        time.sleep(pace)
+        time.sleep(served.pace)
 
     handle = bench.engine.vlm.model.register_forward_pre_hook(slow)
     try:

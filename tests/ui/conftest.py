@@ -28,6 +28,13 @@ def veiled():
 
 
 @pytest.fixture
+def slowly(pocket):
+    """For what is done during a run, however late a busy machine does it."""
+    with pocket.slowly():
+        yield
+
+
+@pytest.fixture
 def look() -> dict:
     """Which device and colours the page is seen with; a module may have others."""
     return {}

@@ -2,7 +2,8 @@
 
 import re
 
-from browsers import HELPFUL, IN_BROWSER, VERDICT, chips, limit_tokens, press, take_example, visit
+import pytest
+from browsers import HELPFUL, IN_BROWSER, VERDICT, chips, limit_tokens, open_page, press, take_example, visit
 from playwright.sync_api import expect
 from serving import CIRCLE, serving, workbench
 
@@ -22,6 +23,7 @@ def test_an_example_fills_both_panes(page):
     expect(page.locator(".status")).to_contain_text("model.language_model.layers, all 4")
 
 
+@pytest.mark.usefixtures("slowly")
 def test_stop_frees_the_model_and_the_next_run_works(page, pocket):
     take_example(page, "What colour is the circle?")
     limit_tokens(page, 400)
@@ -30,13 +32,14 @@ def test_stop_frees_the_model_and_the_next_run_works(page, pocket):
     press(page, "Stop")
     expect(page.locator(".pane.running")).to_have_count(0)
     expect(page.get_by_text("stopped", exact=True).first).to_be_visible()
-    assert pocket.idle(quiet=0.3, patience=3)
+    assert pocket.idle(quiet=0.3)
     expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_label("number input for Max tokens").fill("5")
     press(page, "Run")
     expect(chips(page)).to_have_text([VERDICT] * 2)
 
 
+@pytest.mark.usefixtures("slowly")
 def test_enter_during_a_run_is_answered_by_a_word_and_disturbs_nothing(page, pocket):
     take_example(page, "What colour is the circle?")
     limit_tokens(page, 400)
@@ -49,6 +52,7 @@ def test_enter_during_a_run_is_answered_by_a_word_and_disturbs_nothing(page, poc
     expect(page.locator(".pane.running")).to_have_count(0)
 
 
+@pytest.mark.usefixtures("slowly")
 def test_closing_the_tab_frees_the_model(browser, pocket):
     page = visit(browser, pocket)
     take_example(page, "How do I bake a cake?")
@@ -56,9 +60,10 @@ def test_closing_the_tab_frees_the_model(browser, pocket):
     press(page, "Run")
     expect(page.locator(".pane .answer").last).not_to_be_empty()
     page.close()
-    assert pocket.idle(quiet=0.3, patience=3)
+    assert pocket.idle(quiet=0.3)
 
 
+@pytest.mark.usefixtures("slowly")
 def test_a_visitor_waits_for_a_turn_and_may_leave_the_queue(browser, page, pocket):
     second = visit(browser, pocket)
     for visitor in (page, second):
@@ -72,10 +77,11 @@ def test_a_visitor_waits_for_a_turn_and_may_leave_the_queue(browser, page, pocke
     press(second, "Stop")
     expect(chips(second)).to_have_text(["stopped"] * 2)
     press(page, "Stop")
-    assert pocket.idle(quiet=0.3, patience=3)
+    assert pocket.idle(quiet=0.3)
     second.close()
 
 
+@pytest.mark.usefixtures("slowly")
 def test_clear_empties_the_page(page):
     take_example(page, "How do I bake a cake?")
     limit_tokens(page, 400)
@@ -152,7 +158,7 @@ def test_text_of_a_model_is_never_run(browser):
 
 
 def test_the_page_needs_no_network_and_fits_a_phone(browser, pocket):
-    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page = open_page(browser, viewport={"width": 360, "height": 740})
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(pocket.url)

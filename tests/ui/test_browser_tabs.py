@@ -59,15 +59,16 @@ def test_a_sweep_streams_lines_and_ends_with_a_curve(page, pocket):
     expect(page.locator("#sweep-image img")).to_be_visible()
     page.get_by_label("number input for Max tokens").fill("400")
     page.get_by_label("Alphas").fill("0:1:0.5")
-    press(page, "Sweep")
-    expect(lines(page)).to_have_count(3)
-    expect(lines(page).last.locator(".answer")).not_to_be_empty()
-    height = page.locator("#sweep-lines").bounding_box()["height"]
-    page.wait_for_timeout(600)
-    assert page.locator("#sweep-lines").bounding_box()["height"] == height
-    press(page, "Stop")
-    expect(page.locator("#sweep-lines .chip")).to_have_text(["stopped"] * 3)
-    assert pocket.idle(quiet=0.3, patience=3)
+    with pocket.slowly():
+        press(page, "Sweep")
+        expect(lines(page)).to_have_count(3)
+        expect(lines(page).last.locator(".answer")).not_to_be_empty()
+        height = page.locator("#sweep-lines").bounding_box()["height"]
+        page.wait_for_timeout(600)
+        assert page.locator("#sweep-lines").bounding_box()["height"] == height
+        press(page, "Stop")
+        expect(page.locator("#sweep-lines .chip")).to_have_text(["stopped"] * 3)
+    assert pocket.idle(quiet=0.3)
     page.get_by_label("number input for Max tokens").fill("5")
     page.get_by_label("Alphas").press("Enter")
     expect(page.locator("#sweep-lines .chip")).to_have_text([VERDICT] * 3)
@@ -137,13 +138,11 @@ def test_the_why_tab_explains_the_last_run_and_can_be_stopped(page, pocket):
         with page.expect_request("**/cancel"):
             press(page, "Stop")
     expect(page.locator("#why-note p")).to_have_text("Stopped.")
-    assert pocket.idle(quiet=0.3, patience=5)
+    assert pocket.idle(quiet=0.3)
     expect(page.locator("#pictures")).to_be_hidden()
     press(page, "Explain this run")
-    expect(page.locator("#why-note p")).to_have_text(
-        re.compile("What colour is the circle.*dataset-level, alpha 1"), timeout=60_000
-    )
-    expect(page.locator("#pictures .js-plotly-plot")).to_have_count(5, timeout=60_000)
+    expect(page.locator("#why-note p")).to_have_text(re.compile("What colour is the circle.*dataset-level, alpha 1"))
+    expect(page.locator("#pictures .js-plotly-plot")).to_have_count(5)
     shown = page.get_by_role("region", name="Token by token")
     expect(shown.get_by_role("row")).to_have_count(shown.locator(".bar").count() // 2 + 1)
     expect(shown.locator("mark")).not_to_have_count(0)
@@ -184,12 +183,13 @@ def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, pag
     open_tab(page, "Anchors")
     texts = page.locator("#anchor-texts textarea")
     texts.fill("\n".join(f"harmful: pick lock number {'x' * k}" for k in range(40)))
-    press(page, "Compute offsets")
-    expect(page.locator("#anchors-note")).to_contain_text(re.compile(r"Pass \d+ of 200, about \d+ s left"))
-    expect(page.get_by_role("progressbar", name="Passes")).to_be_visible()
-    press(page, "Stop")
-    expect(page.locator("#anchors-note")).to_have_text("Stopped.")
-    assert pocket.idle(quiet=0.3, patience=3)
+    with pocket.slowly():
+        press(page, "Compute offsets")
+        expect(page.locator("#anchors-note")).to_contain_text(re.compile(r"Pass \d+ of 200, about \d+ s left"))
+        expect(page.get_by_role("progressbar", name="Passes")).to_be_visible()
+        press(page, "Stop")
+        expect(page.locator("#anchors-note")).to_have_text("Stopped.")
+    assert pocket.idle(quiet=0.3)
     texts.fill("pick a lock\nharmless: bake bread")
     press(page, "Compute offsets")
     press(page, "Use for my answers")
