@@ -128,8 +128,8 @@ def test_the_health_of_a_server_that_is_gone_is_a_sentence():
     assert "no vLLM server at http://127.0.0.1:9" in engine.health().problem
 
 
-def test_a_stream_that_is_closed_closes_its_connections_within_a_second():
-    gone = threading.Semaphore(0)
+def endless(gone: threading.Semaphore) -> Answer:
+    """A stream that goes on until nobody reads it, which `gone` counts."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -141,7 +141,12 @@ def test_a_stream_that_is_closed_closes_its_connections_within_a_second():
         except OSError:
             gone.release()
 
-    with scripted(answer) as url:
+    return answer
+
+
+def test_a_stream_that_is_closed_closes_its_connections_within_a_second():
+    gone = threading.Semaphore(0)
+    with scripted(endless(gone)) as url:
         stream = Server(url).stream_all([BODY, BODY])
         next(stream)
         closing = time.monotonic()
@@ -151,9 +156,18 @@ def test_a_stream_that_is_closed_closes_its_connections_within_a_second():
 
 
 def test_the_first_fault_ends_the_other_requests():
-    answers = iter([events(error("No.")), *[plain(200, "{}")] * 3])
-    with scripted(lambda handler: next(answers)(handler)) as url, pytest.raises(CmrmError, match=r"^No\.$"):
-        list(Server(url).stream_all([BODY] * 4))
+    gone, all_there = threading.Semaphore(0), threading.Barrier(4)
+    answers = iter([events(token(5), error("No.")), *[endless(gone)] * 3])
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        mine = next(answers)
+        all_there.wait(timeout=60)
+        mine(handler)
+
+    with scripted(answer) as url:
+        with pytest.raises(CmrmError, match=r"^No\.$"):
+            list(Server(url).stream_all([BODY] * 4))
+        assert all(gone.acquire(timeout=5) for _ in range(3))
 
 
 @settings(max_examples=50, deadline=None)
