@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from .errors import CmrmError, NotThereError
+from .files import source_of
 from .settings import (
     Corruption,
     Estimator,
@@ -29,7 +30,7 @@ from .settings import (
     check_prompt,
     parse_alphas,
 )
-from .signatures import take_settings
+from .signatures import show_parameters, take_settings
 from .terminal import report_progress, run_commands, say
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ def _take_model(**own: object) -> Callable[[Callable[..., None]], Callable[..., 
             chosen = {one.name: given.pop(one.name) for one in fields(ModelChoice)}
             command(chosen=chosen if own else ModelChoice(**chosen), **given)  # type: ignore[arg-type]
 
-        run.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
-        return run
+        return show_parameters(run, shown.replace(parameters=parameters))
 
     return take
 
@@ -392,10 +391,7 @@ def serve_vllm(
     ] = sys.executable,
 ) -> None:
     """Start a vLLM server whose model can be steered, for --engine vllm; what follows is given to vLLM as it is."""
-    from .files import POCKET_FOLDER
-
-    source = str(POCKET_FOLDER) if model == "pocket" else model
-    command = [python, "-m", "cmrm.engines.vllm_plugin", "--model", source, "--served-model-name", model]
+    command = [python, "-m", "cmrm.engines.vllm_plugin", "--model", source_of(model), "--served-model-name", model]
     command += ["--max-num-seqs", str(max_num_seqs), "--host", host, "--port", str(port)]
     command += ["--enable-prefix-caching" if prefix_cache else "--no-enable-prefix-caching"]
     command += [*(["--quantization", quantization] if quantization else []), *context.args]

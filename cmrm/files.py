@@ -12,6 +12,11 @@ ASSETS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "assets"
 POCKET_FOLDER = ASSETS / "pocket"
 
 
+def source_of(model: str) -> str:
+    """Return what transformers calls a model: "pocket" is a folder."""
+    return str(POCKET_FOLDER) if model == "pocket" else model
+
+
 def cache_folder() -> Path:
     """Return where offsets and pictures are kept: $CMRM_CACHE, or `cmrm` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmrm"

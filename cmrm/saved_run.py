@@ -11,10 +11,10 @@ from PIL import Image
 
 from .answering.steps import Row
 from .errors import CmrmError
+from .files import source_of
 from .images import open_image
 from .model.identity import LOCAL, Identity
 from .model.quantization import choice_for
-from .model.vlm import source_of
 from .settings import Quantization, Settings
 from .steering.anchors import load_anchors
 from .steering.offsets import Offsets

@@ -96,9 +96,7 @@ class Comparison:
             max_new_tokens=chosen.max_new_tokens,
             share_prefill=steered is None or steered.positions == "last",
         )
-        alphas = (0.0,) * self.rows if steered is None else steered.alpha
-        assert isinstance(alphas, tuple), "one alpha a row"
-        return _write(vlm, stream, alphas, self.inputs if fluency else None)
+        return _write(vlm, stream, Steered.alphas(steered, self.rows), self.inputs if fluency else None)
 
     def next_token(self, steered: Steered, behind: Sequence[int] = ()) -> NextToken:
         """Do what `engines.base.Prepared` says."""

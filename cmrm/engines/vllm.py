@@ -16,12 +16,12 @@ from transformers import AutoConfig, GenerationConfig, ProcessorMixin
 from ..answering.steps import Answered, NextToken, Row, Step
 from ..answering.writing import Writer
 from ..errors import CmrmError
-from ..files import POCKET_FOLDER, fingerprint
+from ..files import POCKET_FOLDER, fingerprint, source_of
 from ..model.identity import Identity
 from ..model.processor import blank_image, load_processor
 from ..model.prompts import neutralise, template_markers
 from ..model.unusable import reword_errors
-from ..model.vlm import name_model, source_of
+from ..model.vlm import name_model
 from ..settings import Corruption, Settings, check_prompt, checked_layers
 from ..steering.vectors import Prompt, Steered, Vectors
 from .base import EngineHealth
@@ -207,9 +207,7 @@ class VllmComparison:
         engine, settings, start = self.engine, self.settings, time.perf_counter()
         sampled = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": settings.seed}
         body = engine.ask(self.prompt, max_tokens=settings.max_new_tokens, **sampled)
-        alphas = (0.0,) * self.rows if steered is None else steered.alpha
-        assert isinstance(alphas, tuple), "one alpha a row"
-        writers = [Writer(engine.tokenizer, Row(alpha)) for alpha in alphas]
+        writers = [Writer(engine.tokenizer, Row(alpha)) for alpha in Steered.alphas(steered, self.rows)]
         # 1. A step for each arrival, in any row.
         for k, ids in engine.server.stream_all([steer(body, steered, k) for k in range(self.rows)]):
             for token in ids:

@@ -17,11 +17,11 @@ from ..data.records import LABELS, Record, assign_split
 from ..engines.opening import open_engine
 from ..errors import CmrmError
 from ..explaining.explanation import Explanation
+from ..files import source_of
 from ..judging.guard import GuardJudge
 from ..judging.judges import PHRASE_JUDGE, Judge
 from ..model.processes import Processes, peak_gpu_memory
 from ..model.unusable import check_files
-from ..model.vlm import source_of
 from ..pocket.judge import POCKET_JUDGE
 from ..pocket.records import records as pocket_records
 from ..progress import Progress, finish

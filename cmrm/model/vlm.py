@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from ..errors import CmrmError, first_sentence
-from ..files import POCKET_FOLDER, fingerprint
+from ..files import POCKET_FOLDER, fingerprint, source_of
 from ..settings import Corruption, DeviceMap, Quantization, check_choice, check_prompt
 from .identity import LOCAL, Identity
 from .layers import decoder_layers, path_of
@@ -210,11 +210,6 @@ class Vlm:
     def corrupted(self, corruption: Corruption, seed: int = 0) -> Image.Image:
         """Return the meaningless image of the method, in the size the model looks at."""
         return blank_image(self.processor, corruption, seed)
-
-
-def source_of(model: str) -> str:
-    """Return what transformers calls a model: "pocket" is a folder."""
-    return str(POCKET_FOLDER) if model == "pocket" else model
 
 
 def name_model(source: str) -> tuple[str, str]:

@@ -47,6 +47,13 @@ class Steered:
         assert alpha is not None, "settings are settled"
         return cls(vectors, alpha, settings.layers, settings.positions or "last", settings.steps or "prompt")
 
+    @staticmethod
+    def alphas(steered: "Steered | None", rows: int) -> tuple[float, ...]:
+        """Return the alpha of each of a request's rows; none is steered where nothing is added."""
+        found = (0.0,) * rows if steered is None else steered.alpha
+        assert isinstance(found, tuple), "one alpha a row"
+        return found
+
     def pick(self, rows: Sequence[int]) -> "Steered":
         """Return what is added to some of the rows, in their order."""
         vectors, alpha = self.vectors, self.alpha

@@ -2,8 +2,8 @@
 
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from .worker import Steered
+from .worker import InstallsSteering
 
 
-class SteeredCPUWorker(Steered, CPUWorker):
+class SteeredCPUWorker(InstallsSteering, CPUWorker):
     """vLLM's worker on a CPU, whose model can be steered."""

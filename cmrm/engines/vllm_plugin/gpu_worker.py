@@ -2,8 +2,8 @@
 
 from vllm.v1.worker.gpu_worker import Worker
 
-from .worker import Steered
+from .worker import InstallsSteering
 
 
-class SteeredWorker(Steered, Worker):
+class SteeredWorker(InstallsSteering, Worker):
     """vLLM's worker on a GPU, whose model can be steered: before anything is compiled or captured."""

@@ -14,6 +14,15 @@ _BLOCK = 1024
 
 
 @triton.jit
+def _load_state(hidden_row, residual_row, at, valid, split: tl.constexpr):  # type: ignore[no-untyped-def]
+    h = tl.load(hidden_row + at, valid, other=0.0)
+    if split:
+        # Rounded to the model's dtype, as `hidden + residual` is.
+        h = (h.to(tl.float32) + tl.load(residual_row + at, valid, other=0.0).to(tl.float32)).to(h.dtype)
+    return h.to(tl.float32)
+
+
+@triton.jit
 def _steer(  # type: ignore[no-untyped-def]
     hidden,
     residual,
@@ -54,19 +63,13 @@ def _steer(  # type: ignore[no-untyped-def]
             for begin in range(0, width, block):
                 at = begin + tl.arange(0, block)
                 valid = at < width
-                h = tl.load(hidden_row + at, valid, other=0.0)
-                if split:
-                    h = (h.to(tl.float32) + tl.load(residual_row + at, valid, other=0.0).to(tl.float32)).to(dtype)
-                parts += h.to(tl.float32) * tl.load(vector_row + at, valid, other=0.0)
+                state = _load_state(hidden_row, residual_row, at, valid, split)
+                parts += state * tl.load(vector_row + at, valid, other=0.0)
         missing = tl.load(levels + place) - tl.sum(parts, axis=0)
         for begin in range(0, width, block):
             at = begin + tl.arange(0, block)
             valid = at < width
-            h = tl.load(hidden_row + at, valid, other=0.0)
-            if split:
-                # Rounded to the model's dtype, as `hidden + residual` is.
-                h = (h.to(tl.float32) + tl.load(residual_row + at, valid, other=0.0).to(tl.float32)).to(dtype)
-            state = h.to(tl.float32)
+            state = _load_state(hidden_row, residual_row, at, valid, split)
             vector = tl.load(vector_row + at, valid, other=0.0)
             delta = tl.where(mode == reaches, vector - state, tl.where(mode == projects, missing * vector, vector))
             steered = (state + alpha * delta).to(dtype)

@@ -14,7 +14,7 @@ from .steerer import Steerer
 logger = init_logger("vllm.cmrm")
 
 
-class Steered:
+class InstallsSteering:
     """In front of a worker class of vLLM. `cmrm_states` and `cmrm_health` are for `collective_rpc`."""
 
     vllm_config: Any
