@@ -1,17 +1,20 @@
 """Token ids turned into the text of a row, token by token."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..judging.phrases import judge_by_phrases
 from .steps import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
 class Writer:
     """Turns one row's token ids into text, holding back a half-made UTF-8 character."""
 
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerBase"
     row: Row
 
     def add(self, token: int | None, seconds: float) -> None:

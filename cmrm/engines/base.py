@@ -5,11 +5,14 @@ Nothing that uses an engine knows its weights, its hooks or torch: prompts, stee
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..answering.steps import Answered, NextToken, Step
 from ..settings import Settings
 from ..steering.vectors import Prompt, Reader, Steered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Engine(Reader, Protocol):
         """Where the steered layers are, such as `model.language_model.layers`."""
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The model's tokenizer, of transformers."""
 
     @property

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -20,6 +20,9 @@ from ..steering.reading import LocalReading
 from ..steering.steer import steer_rows
 from ..steering.vectors import Prompt, Steered
 from .base import EngineHealth
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ENCODED_LIMIT = 1 << 28
 
@@ -69,7 +72,7 @@ class LocalEngine:
         return self.vlm.layers_path
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The processor's tokenizer."""
         return self.vlm.tokenizer
 

@@ -7,11 +7,10 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from secrets import token_hex
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AutoConfig, GenerationConfig, ProcessorMixin
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..answering.steps import Answered, NextToken, Row, Step
 from ..answering.writing import Writer
@@ -91,7 +90,7 @@ class VllmEngine:
         )
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The processor's tokenizer."""
         return self.processor.tokenizer
 
@@ -149,7 +148,7 @@ class VllmEngine:
             return EngineHealth(False, 0, problem=str(error))
         return EngineHealth(running > 0, 0, running, waiting)
 
-    def ask(self, prompt: Prompt, **options: Any) -> Body:
+    def ask(self, prompt: Prompt, **options: object) -> Body:
         """Return a chat of one user turn, greedy unless `options` say otherwise.
 
         Raises:
@@ -165,7 +164,7 @@ class VllmEngine:
         turns = [{"role": "user", "content": parts}]
         return {"model": self.served, "messages": turns, "temperature": 0, **_PLAIN, **options}
 
-    def go_on(self, prompt: Prompt, ids: Sequence[int], **options: Any) -> Body:
+    def go_on(self, prompt: Prompt, ids: Sequence[int], **options: object) -> Body:
         """Return a chat whose answer has begun with token ids."""
         body = self.ask(prompt, return_token_ids=True, **options)
         text = self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
@@ -265,7 +264,7 @@ class VllmReading:
         return self.engine.fetch_states(names)
 
 
-def steer(body: Body, steered: Steered | None, row: int, **more: Any) -> Body:
+def steer(body: Body, steered: Steered | None, row: int, **more: object) -> Body:
     """Return a request that is answered as row `row` of a batch is steered; `more` is what else the plugin does."""
     asked = dict(more)
     if steered is not None:

@@ -527,7 +527,7 @@ def test_the_self_test_passes_where_steering_acts_as_meant_and_leaves_nothing_be
     runner = Runner(v2)
     steerer = Steerer(runner)
     try:
-        check_steering(steerer, runner)
+        check_steering(steerer)
         assert steerer.fetch(["self-test"]) == {}
         torch.testing.assert_close(runner.forward(9), Runner().forward(9), rtol=0, atol=0)
     finally:
@@ -538,7 +538,7 @@ def test_the_self_test_refuses_a_model_whose_layers_mean_something_else_by_their
     runner = Runner(forgets=True)
     try:
         with pytest.raises(CmrmError, match="state in two parts; use another model"):
-            check_steering(Steerer(runner), runner)
+            check_steering(Steerer(runner))
     finally:
         op.use(None)
 
@@ -549,7 +549,7 @@ def test_the_self_test_refuses_an_op_that_does_not_act():
     op.use(Table(SHAPE, 4, 1, torch.device("cpu")))  # another table than the one that is filled
     try:
         with pytest.raises(CmrmError, match="not the state plus its vector"):
-            check_steering(steerer, runner)
+            check_steering(steerer)
     finally:
         op.use(None)
 

@@ -1,7 +1,6 @@
 """What the front end knows of the model, and whether a request may go to the engine."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from .spec import Shape, Spec
 
@@ -14,7 +13,7 @@ def learn(model: Shape | None) -> None:
     _model = model
 
 
-def admit(extra: Mapping[str, Any] | None) -> None:
+def admit(extra: Mapping[str, object] | None) -> None:
     """Raise `CmrmError`, a ValueError, for a request that can't be answered as it asks for."""
     spec = Spec.of(extra)
     if spec is not None and _model is not None:

@@ -1,10 +1,13 @@
 """What of vLLM's configuration the plugin can't work with, and what it needs."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...errors import CmrmError
 from .spec import Shape
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig, VllmConfig
 
 _HERE = "cmrm.engines.vllm_plugin"
 SCHEDULER = f"{_HERE}.scheduler.steered_scheduler"
@@ -12,18 +15,18 @@ ADMISSION = f"{_HERE}.processor:Admission"
 CPU_WORKER, GPU_WORKER = f"{_HERE}.cpu_worker.SteeredCPUWorker", f"{_HERE}.gpu_worker.SteeredWorker"
 
 
-def model_shape(model_config: Any) -> Shape:
+def model_shape(model_config: "ModelConfig") -> Shape:
     """Return how many decoder layers a model has, and the width of its states."""
     return model_config.get_total_num_hidden_layers(), model_config.get_hidden_size()
 
 
-def check_config(config: Any) -> None:
+def check_config(config: "VllmConfig") -> None:
     """Raise `CmrmError` for a `VllmConfig` under which a request might be answered otherwise than it asked for."""
     for problem in _problems(config):
         raise CmrmError(problem)
 
 
-def mark_compiled(config: Any) -> None:
+def mark_compiled(config: "VllmConfig") -> None:
     """Give what is compiled under a `VllmConfig` names of its own.
 
     vLLM keeps compiled models on disk and leaves the worker's class out of their names, so it might load one that it
@@ -33,7 +36,7 @@ def mark_compiled(config: Any) -> None:
         config.additional_config.setdefault("cmrm", 1)
 
 
-def _problems(config: Any) -> Iterator[str]:
+def _problems(config: "VllmConfig") -> Iterator[str]:
     parallel, model = config.parallel_config, config.model_config
     apart = "puts the tokens of a pass into parts, so the plugin would not find the steered one"
     for wrong, what, option in (
@@ -66,7 +69,7 @@ def _problems(config: Any) -> Iterator[str]:
         )
 
 
-def _splits_sequences(config: Any) -> bool:
+def _splits_sequences(config: "VllmConfig") -> bool:
     passes = config.compilation_config.pass_config
     wanted = getattr(passes, "enable_sp", False) or getattr(passes, "fuse_gemm_comms", False)
     return bool(wanted or getattr(config.parallel_config, "enable_hc_sp", False))

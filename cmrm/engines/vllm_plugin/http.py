@@ -13,13 +13,15 @@ for the server's API key if it has one.
 import base64
 import json
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.datastructures import State
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import CmrmError
 from ...files import fingerprint
@@ -27,14 +29,14 @@ from . import admission
 from .config import check_config, model_shape
 from .spec import KEY, MODES, Shape
 
+if TYPE_CHECKING:
+    from vllm.engine.protocol import EngineClient
+
 # A picture of 20 MB and the vectors of the largest models.
 MAX_BYTES = 48 << 20
 MOST_NAMES = 4096
 # Where vllm_xargs reach the sampling parameters of the one request that they were given for.
 _STEERABLE = ("/v1/chat/completions", "/v1/completions")
-
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
 
 
 class CmrmEndpoints:
@@ -49,7 +51,7 @@ class CmrmEndpoints:
         app.add_api_route("/v1/cmrm", describe, methods=["GET"])
         app.add_api_route("/v1/cmrm/states", hand_over, methods=["POST"])
 
-    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+    async def init_state(self, engine_client: "EngineClient | None", state: State, args: Namespace) -> None:
         """Learn what the model is, before the first request.
 
         Raises:
@@ -64,7 +66,7 @@ class CmrmEndpoints:
             admission.learn(model_shape(engine_client.model_config))
 
 
-async def describe(request: Request) -> dict[str, Any]:
+async def describe(request: Request) -> dict[str, object]:
     """Say what the model is and how steering is going."""
     engine = request.app.state.engine_client
     config = engine.model_config
@@ -112,7 +114,7 @@ def read_names(body: bytes) -> list[str]:
 
 def join_states(
     parts: Sequence[dict[str, tuple[list[int], bytes]]], names: Sequence[str], shape: Shape
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Put together what each worker holds of each state: its layers, and float32 `(its layers, hidden)` as bytes."""
     states: dict[str, str] = {}
     for name in names:
@@ -130,10 +132,10 @@ def join_states(
 class Door:
     """Refuses what is too long, and what vLLM would answer without the steering that it asks for."""
 
-    def __init__(self, app: Callable[[Any, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a whole body, hand it on or refuse it."""
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self.app(scope, receive, send)
@@ -151,7 +153,7 @@ class Door:
             return await refusal(problem)(scope, receive, send)
         rest = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
 
-        async def again() -> Any:
+        async def again() -> Message:
             return next(rest, None) or await receive()
 
         return await self.app(scope, again, send)

@@ -9,10 +9,13 @@ ever: a steered request and its unsteered twin read the picture once.
 import hashlib
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm.v1.request import Request
 
 
-def keep_apart(request: Any, block: int, hasher: Callable[[Any], list[bytes]]) -> None:
+def keep_apart(request: "Request", block: int, hasher: "Callable[[Request], list[bytes]]") -> None:
     """Give the blocks of a request of vLLM, from number `block` on, names that no other request has."""
     own = secrets.token_bytes(16)
 

@@ -1,8 +1,8 @@
 """`--logits-processors cmrm.engines.vllm_plugin.processor:Admission`: refuses bad requests before the engine."""
 
-from typing import Any
-
-from vllm.v1.sample.logits_processor.interface import LogitsProcessor
+import torch
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as LogitsProcessorV2
 
 from .admission import admit
@@ -14,15 +14,15 @@ class Admission(LogitsProcessor, LogitsProcessorV2):
     A bad request that came as far as a worker would end the engine.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
     @classmethod
-    def validate_params(cls, sampling_params: Any) -> None:
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Raise `CmrmError`, a ValueError, for a request that can't be answered as it asks for."""
         admit(sampling_params.extra_args)
 
-    def apply(self, logits: Any, ctx: Any = None) -> Any:
+    def apply(self, logits: torch.Tensor, ctx: object = None) -> torch.Tensor:
         """Return the logits as they are."""
         return logits
 
@@ -30,9 +30,9 @@ class Admission(LogitsProcessor, LogitsProcessorV2):
         """Say that greedy answers don't depend on it."""
         return True
 
-    def update_state(self, batch_update: Any) -> None:
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Have no state."""
 
-    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Say that the request's logits are left alone."""
         return False

@@ -4,19 +4,18 @@ A steered request's blocks have names that are its own, from the first steered t
 no cache salt for it, and can't forget one.
 """
 
-from typing import Any
-
+from vllm.config import VllmConfig
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
-from vllm.v1.request import RequestStatus
+from vllm.v1.request import Request, RequestStatus
 
 from .config import model_shape
 from .prefix import keep_apart
 from .spec import Spec
 
 
-def steered_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
+def steered_scheduler(*args: object, vllm_config: VllmConfig, **kwargs: object) -> Scheduler:
     """Make the scheduler that vLLM would have made, with requests kept apart."""
     kind = SteeredAsyncScheduler if vllm_config.scheduler_config.async_scheduling else SteeredScheduler
     return kind(*args, vllm_config=vllm_config, **kwargs)
@@ -25,14 +24,14 @@ def steered_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
 class _Apart:
     """In front of a scheduler class of vLLM."""
 
-    vllm_config: Any
+    vllm_config: VllmConfig
     hash_block_size: int
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self._refused: list[Any] = []
+        self._refused: list[Request] = []
 
-    def add_request(self, request: Any) -> None:
+    def add_request(self, request: Request) -> None:
         """Take a request, with names of its own for the blocks that hold steered tokens.
 
         The front end refuses in words what doesn't fit the model. What came past it ends as an error before it runs:
@@ -50,7 +49,7 @@ class _Apart:
             first = 0 if spec.positions == "all" else prompt - 1
             keep_apart(request, first // self.hash_block_size, request._block_hasher)
 
-    def update_from_output(self, *args: Any, **kwargs: Any) -> dict[int, EngineCoreOutputs]:
+    def update_from_output(self, *args: object, **kwargs: object) -> dict[int, EngineCoreOutputs]:
         """Say of a pass what it gave, and of refused requests that they ended."""
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(*args, **kwargs)  # type: ignore[misc]
         for request in self._refused:

@@ -1,7 +1,5 @@
 """At the start: does the op act in the compiled and captured model, and does the model take its output as meant?"""
 
-from typing import Any
-
 import numpy as np
 
 from ...errors import CmrmError
@@ -15,7 +13,7 @@ _TOKENS = 1
 _ONE_SUM, _MANY_LAYERS = 0.02, 0.2
 
 
-def check_steering(steerer: Steerer, runner: Any) -> None:
+def check_steering(steerer: Steerer) -> None:
     """Run a few dummy passes through the model as it will answer, and compare.
 
     1. One steered state with its formula: the state before plus the vector.
@@ -28,9 +26,9 @@ def check_steering(steerer: Steerer, runner: Any) -> None:
     """
     first, hidden = steerer.mine[0], steerer.table.shape[1]
     vector = np.random.default_rng(0).standard_normal(hidden).astype(np.float32)
-    before = _states(steerer, runner, None)
-    added = _states(steerer, runner, _adding(steerer, vector, (first,)))
-    moved = _states(steerer, runner, _adding(steerer, vector, steerer.mine))
+    before = _states(steerer, None)
+    added = _states(steerer, _adding(steerer, vector, (first,)))
+    moved = _states(steerer, _adding(steerer, vector, steerer.mine))
     _require(_near(added[0], before[0] + vector, _ONE_SUM), "a steered state is not the state plus its vector")
     if len(steerer.mine) > 1:
         _require(not np.array_equal(added[-1], before[-1]), "a steered state does not reach the layers behind")
@@ -45,12 +43,12 @@ def _adding(steerer: Steerer, vector: np.ndarray, layers: tuple[int, ...]) -> Sp
     return Spec(values, layers=layers, capture="self-test", digest=b"self-test %d" % len(layers))
 
 
-def _states(steerer: Steerer, runner: Any, spec: Spec | None) -> np.ndarray:
+def _states(steerer: Steerer, spec: Spec | None) -> np.ndarray:
     """Return what a dummy pass leaves at its first token, float32 `(len(mine), hidden)`."""
     chosen = spec or Spec(capture="self-test")
     with steerer.saying([Span.of(chosen, 0, 0, _TOKENS, _TOKENS)]):
         # With attention: without, a CPU leaves its output as it happens to be. The V2 runner always has it.
-        runner._dummy_run(_TOKENS, force_attention=True)
+        steerer.runner._dummy_run(_TOKENS, force_attention=True)
         states = steerer.recorded(1)
     steerer.fetch(["self-test"])
     return states

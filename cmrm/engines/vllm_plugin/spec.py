@@ -21,9 +21,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -38,6 +38,8 @@ MAX_CHARACTERS = 8 << 20
 _CAPTURE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Shape = tuple[int, int]
+Members = dict[str, object]
+Word = TypeVar("Word", bound=str)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ class Spec:
             )
 
     @classmethod
-    def of(cls, extra: Mapping[str, Any] | None) -> "Spec | None":
+    def of(cls, extra: Mapping[str, object] | None) -> "Spec | None":
         """Read what a request's extra arguments say, None if it asks for nothing.
 
         Raises:
@@ -120,9 +122,9 @@ class Spec:
             raise CmrmError(f"behind does not say how many tokens are answered; give 0 to {MAX_NEW_TOKENS}.")
         if given.get("vectors") is None:
             return cls._without_vectors(given, capture, behind)
-        mode = _choice(given, "mode", "add", Mode)
-        positions = _choice(given, "positions", "last", Positions)
-        steps = _choice(given, "steps", "prompt", Steps)
+        mode: Mode = _choice(given, "mode", "add", Mode)
+        positions: Positions = _choice(given, "positions", "last", Positions)
+        steps: Steps = _choice(given, "steps", "prompt", Steps)
         if mode == "reach" and positions == "all":
             raise CmrmError(
                 'mode "reach" goes by the gap at the last position, which is not known where a long prompt is read in '
@@ -138,7 +140,7 @@ class Spec:
         return cls(values, mode, levels, alpha, layers, positions, steps, capture, behind, digest.digest())
 
     @classmethod
-    def _without_vectors(cls, given: dict[str, Any], capture: str | None, behind: int) -> "Spec":
+    def _without_vectors(cls, given: Members, capture: str | None, behind: int) -> "Spec":
         lost = sorted(given.keys() - {"capture", "vectors", "behind"})
         if lost:
             raise CmrmError(f"{lost[0]} is given, but there are no vectors to steer by; send vectors with their shape.")
@@ -152,7 +154,7 @@ _MEMBERS = frozenset(
 )
 
 
-def _read(text: object) -> dict[str, Any]:
+def _read(text: object) -> Members:
     """Return the members of a JSON text."""
     if not isinstance(text, str):
         raise CmrmError("cmrm is no text; send a JSON object written as a text, as vllm_xargs takes no objects.")
@@ -209,14 +211,14 @@ def _levels(given: object, mode: Mode, layers: int) -> np.ndarray | None:
     return levels
 
 
-def _choice(given: dict[str, Any], name: str, default: str, choices: object) -> Any:
+def _choice(given: Members, name: str, default: Word, choices: object) -> Word:
     """Return a member that is one of a few words, what it is not being told in few."""
     value = given.get(name, default)
     check_choice(name, value[:40] if isinstance(value, str) else repr(value)[:40], choices)
-    return value
+    return cast(Word, value)
 
 
-def _list(layers: object) -> Any:
+def _list(layers: object) -> Sequence[int] | None:
     """Return layers as `checked_layers` reads them: what is no short list of whole numbers is refused there."""
     whole = isinstance(layers, list) and len(layers) <= MOST_LAYERS and all(type(layer) is int for layer in layers)
-    return layers if layers is None or whole else ()
+    return cast(list[int] | None, layers) if layers is None or whole else ()

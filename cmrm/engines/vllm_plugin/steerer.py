@@ -1,10 +1,10 @@
 """Sees each pass of one model runner, and says to the table which of its tokens get what."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,17 @@ from . import op
 from .config import model_shape
 from .spec import Spec
 from .table import Span, Table
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.worker.gpu.input_batch import InputBatch
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner as RunnerV2
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as RunnerV1
+
+    Runner: TypeAlias = RunnerV1 | RunnerV2
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 # States that nobody fetches are dropped, the oldest first.
 KEPT_BYTES = 256 << 20
@@ -37,7 +48,7 @@ class Steerer:
     layers that are in this process (the others are another pipeline stage's).
     """
 
-    def __init__(self, runner: Any, elsewhere: type[torch.nn.Module] | None = None) -> None:
+    def __init__(self, runner: "Runner", elsewhere: type[torch.nn.Module] | None = None) -> None:
         """Install on a runner that has loaded its model; `elsewhere` is the class of other stages' layers.
 
         Raises:
@@ -78,7 +89,7 @@ class Steerer:
         return {name: self._states.pop(name) for name in names if name in self._states}
 
     @contextmanager
-    def saying(self, spans: Sequence[Span]) -> Any:
+    def saying(self, spans: Sequence[Span]) -> Generator[None]:
         """Say what the tokens of dummy passes inside the block get, for the self-test."""
         self._numbers = self.table.fill(spans)
         try:
@@ -87,11 +98,17 @@ class Steerer:
             self._numbers = self.table.fill([])
 
     @staticmethod
-    def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    def _wrap(owner: object, name: str, around: Callable[..., object]) -> None:
         inner = getattr(owner, name)
         setattr(owner, name, lambda *args, **kwargs: around(inner, *args, **kwargs))
 
-    def _execute_model(self, inner: Callable[..., Any], scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+    def _execute_model(
+        self,
+        inner: "Callable[Concatenate[SchedulerOutput, Given], Made]",
+        scheduler_output: "SchedulerOutput",
+        *args: Given.args,
+        **kwargs: Given.kwargs,
+    ) -> Made:
         for name in scheduler_output.finished_req_ids:
             self._asked.pop(name, None)
         for new in scheduler_output.scheduled_new_reqs:
@@ -105,7 +122,7 @@ class Steerer:
         self._keep()
         return output
 
-    def _see_v1(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _see_v1(self, inner: Callable[Given, Made], *args: Given.args, **kwargs: Given.kwargs) -> Made:
         batch, starts = self.runner.input_batch, self.runner.query_start_loc.np
         places = ((name, batch.req_id_to_index.get(name)) for name in self._asked)
         self._fill(
@@ -115,7 +132,13 @@ class Steerer:
         )
         return inner(*args, **kwargs)
 
-    def _see_v2(self, inner: Callable[..., Any], input_batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def _see_v2(
+        self,
+        inner: "Callable[Concatenate[InputBatch, Given], Made]",
+        input_batch: "InputBatch",
+        *args: Given.args,
+        **kwargs: Given.kwargs,
+    ) -> Made:
         starts, computed = input_batch.query_start_loc_np, input_batch.num_computed_tokens_np
         self._fill(
             (name, int(starts[k]), int(computed[k]), int(starts[k + 1] - starts[k]))
@@ -154,24 +177,22 @@ def decoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList:
     Raises:
         CmrmError: there is no such list.
     """
-    inner: Any = model
-    if hasattr(model, "get_language_model"):
-        inner = inner.get_language_model()
-    while inner is not None and not isinstance(getattr(inner, "layers", None), torch.nn.ModuleList):
+    find = getattr(model, "get_language_model", lambda: model)
+    inner: object = find()
+    while inner is not None:
+        if isinstance(layers := getattr(inner, "layers", None), torch.nn.ModuleList):
+            return layers
         inner = getattr(inner, "model", None)
-    if inner is None:
-        raise CmrmError(
-            f"The decoder layers of {type(model).__name__} were not found in vLLM, so it can't be steered; use another "
-            "model."
-        )
-    layers: torch.nn.ModuleList = inner.layers
-    return layers
+    raise CmrmError(
+        f"The decoder layers of {type(model).__name__} were not found in vLLM, so it can't be steered; use another "
+        "model."
+    )
 
 
-def _ending_in_op(forward: Callable[..., Any], index: int) -> Callable[..., Any]:
+def _ending_in_op(forward: Callable[Given, Made], index: int) -> Callable[Given, Made]:
     """Return a layer's forward with the op at its end: of (hidden, residual), or of the hidden state alone."""
 
-    def steered(*args: Any, **kwargs: Any) -> Any:
+    def steered(*args: Given.args, **kwargs: Given.kwargs) -> Made:
         output = forward(*args, **kwargs)
         if isinstance(output, tuple):
             torch.ops.cmrm.steer(output[0], output[1], index)

@@ -15,12 +15,15 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.library import Library
 
 _OPERATORS = ("nms", "qnms")
 _STARTUP = Path(__file__).parent / "startup"
 
-_library: Any = None  # it lives as long as the process
+_library: "Library | None" = None  # it lives as long as the process
 
 
 class _Declare(MetaPathFinder):
