@@ -127,7 +127,10 @@ def _write(
         for tokens in stream:
             elapsed = time.perf_counter() - start
             for writer, token in zip(writers, tokens, strict=True):
-                writer.add(token, elapsed)
+                if token is None:
+                    writer.end()
+                else:
+                    writer.add([token], elapsed)
             yield Step(tuple(writer.row for writer in writers))
         # 2. What was cut off is judged as it stands.
         for writer in writers:

@@ -1,5 +1,6 @@
-"""Token ids turned into the text of a row, token by token."""
+"""Token ids turned into the text of a row, as they come."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,10 @@ class Writer:
     tokenizer: "PreTrainedTokenizerBase"
     row: Row
 
-    def add(self, token: int | None, seconds: float) -> None:
-        """Add a token that came `seconds` after the request; None ends the row."""
-        if token is None:
-            self.end()
-        elif not self.row.ended:
-            ids = (*self.row.ids, token)
+    def add(self, tokens: Sequence[int], seconds: float) -> None:
+        """Add tokens that came `seconds` after the request."""
+        if not self.row.ended:
+            ids = (*self.row.ids, *tokens)
             text = self._decode(ids).rstrip("\ufffd")
             self.row = replace(self.row, text=text, ids=ids, tokens=len(ids), seconds=seconds)
 

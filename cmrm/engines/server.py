@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from ssl import SSLContext
 from typing import Any, TypeVar
 
 import httpx
@@ -33,6 +34,8 @@ class Server:
 
     url: str
     key: str = field(default="", repr=False)
+    # Reading all certificates takes longer than a short answer.
+    certificates: SSLContext = field(default_factory=httpx.create_ssl_context, repr=False, compare=False)
 
     def get(self, path: str) -> str:
         """Ask for a text that takes no time.
@@ -68,10 +71,13 @@ class Server:
         async def ask(client: httpx.AsyncClient, body: Body) -> AsyncIterator[Body]:
             yield _checked(await client.post(path, json=body)).json()
 
-        return self._gather(bodies, ask)
+        for arrived in self._gather(bodies, ask):
+            yield from arrived
 
-    def stream_all(self, bodies: Sequence[Body]) -> Generator[tuple[int, list[int]]]:
+    def stream_all(self, bodies: Sequence[Body]) -> Generator[list[tuple[int, list[int]]]]:
         """Stream the answers of chats at once: token ids by the number of the request, and none behind the last.
+
+        What arrives while the last was being used comes together, so that who is slow is not left behind.
 
         Raises:
             CmrmError: what failed first; the others are aborted, as when the stream is closed.
@@ -90,7 +96,7 @@ class Server:
 
     def _gather(
         self, bodies: Sequence[Body], ask: Callable[[httpx.AsyncClient, Body], AsyncIterator[Arrived]]
-    ) -> Generator[tuple[int, Arrived]]:
+    ) -> Generator[list[tuple[int, Arrived]]]:
         """Follow one stream a body, in a thread of their own; closing this one closes their connections."""
         arrived: SimpleQueue[tuple[int, Arrived] | Exception | None] = SimpleQueue()
 
@@ -115,16 +121,19 @@ class Server:
         with self._explain(), start_blocking_portal() as portal:
             running = portal.start_task_soon(follow_all)
             try:
-                while (step := arrived.get()) is not None:
-                    if isinstance(step, Exception):
-                        raise step
-                    yield step
+                ended = False
+                while not ended:
+                    taken = [arrived.get(), *_take_rest(arrived)]
+                    if failed := [one for one in taken if isinstance(one, Exception)]:
+                        raise failed[0]
+                    ended = taken[-1] is None
+                    yield [one for one in taken if isinstance(one, tuple)]
             finally:
                 running.cancel()
 
     def _options(self) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        return {"base_url": self.url, "headers": headers, "timeout": _TIMEOUT}
+        return {"base_url": self.url, "headers": headers, "timeout": _TIMEOUT, "verify": self.certificates}
 
     @contextmanager
     def _explain(self) -> Generator[None]:
@@ -144,6 +153,13 @@ class Server:
             raise CmrmError(
                 f"The vLLM server at {self.url} broke off ({first_sentence(error)}); ask again once it is up."
             ) from error
+
+
+def _take_rest(queue: SimpleQueue[Arrived]) -> Generator[Arrived]:
+    """Yield what is in a queue already."""
+    with suppress(Empty):
+        while True:
+            yield queue.get_nowait()
 
 
 def _checked(response: httpx.Response) -> httpx.Response:

@@ -202,17 +202,18 @@ class VllmComparison:
     rows: int
 
     def answer(self, steered: Steered | None, *, fluency: bool = False) -> Generator[Step]:
-        """Do what `engines.base.Prepared` says; a step comes with whatever row has a token."""
+        """Do what `engines.base.Prepared` says; a step has all that arrived, in whatever row, since the one before."""
         engine, settings, start = self.engine, self.settings, time.perf_counter()
         sampled = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": settings.seed}
         body = engine.ask(self.prompt, max_tokens=settings.max_new_tokens, **sampled)
         writers = [Writer(engine.tokenizer, Row(alpha)) for alpha in Steered.alphas(steered, self.rows)]
-        # 1. A step for each arrival, in any row.
-        for k, ids in engine.server.stream_all([steer(body, steered, k) for k in range(self.rows)]):
-            for token in ids:
-                writers[k].add(None if token in engine.end_tokens else token, time.perf_counter() - start)
-            if not ids:
-                writers[k].end()
+        # 1. Steps as the rows' tokens arrive.
+        for arrived in engine.server.stream_all([steer(body, steered, k) for k in range(self.rows)]):
+            for k, ids in arrived:
+                shown = [token for token in ids if token not in engine.end_tokens]
+                writers[k].add(shown, time.perf_counter() - start)
+                if not ids or len(shown) < len(ids):
+                    writers[k].end()
             yield Step(tuple(writer.row for writer in writers))
         # 2. How natural the answers are to the unsteered model, if that was asked for.
         rows = [writer.row for writer in writers]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -76,9 +77,26 @@ def error(sentence: str, code: int = 400) -> dict[str, object]:
 
 def test_answers_of_several_rows_arrive_by_their_number_and_end():
     with scripted(events(token(), token(5), token(6, 7, reason="stop"))) as url:
-        arrived = list(Server(url).stream_all([BODY, BODY, BODY]))
+        arrived = list(chain.from_iterable(Server(url).stream_all([BODY, BODY, BODY])))
     for row in range(3):
         assert [ids for number, ids in arrived if number == row] == [[5], [6, 7], []]
+
+
+def test_what_arrives_while_nobody_looks_comes_together():
+    sent = threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        events(*[token(5)] * 50, token(6, reason="stop"))(handler)
+        sent.set()
+
+    with scripted(answer) as url:
+        stream = Server(url).stream_all([BODY])
+        arrived = [next(stream)]
+        assert sent.wait(timeout=60)
+        time.sleep(1)
+        arrived += stream
+    assert [one for part in arrived for _, ids in part for one in ids] == [5] * 50 + [6]
+    assert len(arrived) < 50
 
 
 @pytest.mark.parametrize(
