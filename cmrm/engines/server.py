@@ -27,6 +27,8 @@ _MEMBERS = (
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 _AT_ONCE = 256  # requests that are on their way together; the server has them wait for their turn
 
+_EACH_TOKEN = 16  # streams of which each token is worth a message of its own
+
 
 @dataclass(frozen=True)
 class Server:
@@ -36,6 +38,7 @@ class Server:
     key: str = field(default="", repr=False)
     # Reading all certificates takes longer than a short answer.
     certificates: SSLContext = field(default_factory=httpx.create_ssl_context, repr=False, compare=False)
+    _streams: set[object] = field(default_factory=set, repr=False, compare=False)
 
     def get(self, path: str) -> str:
         """Ask for a text that takes no time.
@@ -77,22 +80,28 @@ class Server:
     def stream_all(self, bodies: Sequence[Body]) -> Generator[list[tuple[int, list[int]]]]:
         """Stream the answers of chats at once: token ids by the number of the request, and none behind the last.
 
-        What arrives while the last was being used comes together, so that who is slow is not left behind.
+        What arrives while the last was being used comes together, so that who is slow is not left behind; and the more
+        answers are streamed, the more tokens the server sends at once.
 
         Raises:
             CmrmError: what failed first; the others are aborted, as when the stream is closed.
         """
+        mine = [object() for _ in bodies]
+        self._streams.update(mine)
+        more = {"stream": True, "return_token_ids": True, "stream_interval": 1 + len(self._streams) // _EACH_TOKEN}
 
         async def ask(client: httpx.AsyncClient, body: Body) -> AsyncIterator[list[int]]:
-            asked = {**body, "stream": True, "return_token_ids": True}
-            async with client.stream("POST", CHAT, json=asked) as response:
+            async with client.stream("POST", CHAT, json={**body, **more}) as response:
                 if response.is_error:
                     await response.aread()
                 async for ids in _read_events(_checked(response)):
                     yield ids
             yield []
 
-        return self._gather(bodies, ask)
+        try:
+            yield from self._gather(bodies, ask)
+        finally:
+            self._streams.difference_update(mine)
 
     def _gather(
         self, bodies: Sequence[Body], ask: Callable[[httpx.AsyncClient, Body], AsyncIterator[Arrived]]
