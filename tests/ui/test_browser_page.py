@@ -85,14 +85,14 @@ def test_keys_run_and_stop(page, pocket):
 
 
 def test_stop_frees_the_model_within_two_tokens(browser):
-    with serving(workbench("pocket"), pace=0.8) as served:
+    with serving(workbench("pocket"), pace=0.3) as served:
         page = visit(browser, served)
         page.get_by_label("Prompt").fill(PROMPT)
         press(page, "Run")
         expect(page.locator(".pane.running .answer").last).not_to_be_empty()
-        before = served.passes
+        served.pace, before = 4, served.passes  # longer than a busy machine takes to click
         press(page, "Stop")
-        assert served.idle(quiet=2)
+        assert served.idle(quiet=5)
         assert served.passes - before <= 2
         page.close()
 
@@ -171,6 +171,7 @@ def test_earlier_runs_come_back_with_their_settings(known, plain):
     known.get_by_label("Prompt").fill("What is this?")
     run(known, plain)
     known.get_by_label("Earlier runs").click()
+    expect(known.get_by_role("option", name=re.compile(r"^2\. dataset-level"))).to_be_visible()
     known.get_by_role("option", name=re.compile(r"^1\. dataset-level")).click()
     expect(known.get_by_label("Prompt")).to_have_value(PROMPT)
     expect(chips(known)).to_have_text(["complied", "refused"])
