@@ -31,7 +31,7 @@ from .__main__ import say
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "assets" / "examples"
 PATIENCE = 300.0
-MUST_BE_NONE = ("mismatch", "hung", "lost", "not refused")
+MUST_BE_NONE = ("mismatch", "hung", "lost", "not rejected")
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class Visitor:
         try:
             job.result(timeout=PATIENCE)
         except AppError as error:
-            return "refused" if str(error).endswith(".") and "\n" not in str(error) else "lost"
-        return "not refused"
+            return "rejected" if str(error).endswith(".") and "\n" not in str(error) else "lost"
+        return "not rejected"
 
 
 def call(case: Case) -> dict[str, Any]:

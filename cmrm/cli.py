@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import Field, asdict, fields
+from dataclasses import Field, asdict, fields, replace
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -128,9 +128,11 @@ def repeat(
 
     made = Run.read(run)
     picture = made.image
-    if chosen["engine"] == "local":
-        chosen["model"], chosen["quantization"] = made.source(chosen["model"], chosen["quantization"])
-    bench = open_workbench(ModelChoice(**chosen), offsets)
+    own = ModelChoice(**{name: value for name, value in chosen.items() if value is not None})
+    if own.engine == "local":
+        model, quantization = made.source(chosen["model"] or "", chosen["quantization"])
+        own = replace(own, model=model, quantization=quantization)
+    bench = open_workbench(own, offsets)
     rows = _follow(bench.compare(picture, made.prompt, made.settings)).rows
     _print_panes(rows, made.settings)
     same = [row.text for row in rows] == made.texts
@@ -152,8 +154,11 @@ def _check_question(prompt: str, image: Path | None) -> "Image.Image | None":
 def open_workbench(chosen: ModelChoice, offsets: str | None) -> "Workbench":
     """Open what the options name, with progress and notes on standard error."""
     from .engines.opening import open_engine
+    from .steering.offsets import Offsets
     from .workbench import Workbench
 
+    if offsets is not None:
+        Offsets.load(offsets)  # a file that can't be read is told before a model is loaded
     bench = Workbench.over(open_engine(chosen), offsets, report_progress("computing offsets"))
     for note in bench.notes:
         say(note)
@@ -223,11 +228,12 @@ def extract(
     from .steering.extraction import extract_offsets
     from .steering.recipes import recipes_for
 
+    given = load_anchors(anchors) if anchors else None
     engine = open_engine(chosen)
     for note in engine.notes:
         say(note)
     recipe = recipes_for(engine.identity.model)["dataset"]
-    texts = load_anchors(anchors or recipe.anchors).texts
+    texts = (given or load_anchors(recipe.anchors)).texts
     offsets = extract_offsets(
         engine,
         texts,

@@ -15,7 +15,7 @@ from .files import source_of
 from .images import open_image
 from .model.identity import LOCAL, Identity
 from .model.quantization import choice_for
-from .settings import Quantization, Settings
+from .settings import Quantization, Settings, check_prompt
 from .steering.anchors import load_anchors
 from .steering.offsets import Offsets
 from .steering.offsets_file import read_typed
@@ -99,6 +99,7 @@ class Run:
                 raise ValueError("another format")
             if content["versions"].keys() != versions().keys():
                 raise ValueError("other versions")
+            check_prompt(content["prompt"])
             return cls(
                 prompt=content["prompt"],
                 settings=Settings.of_json(content["settings"]),

@@ -35,9 +35,10 @@ ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 # How accelerate may spread a model by itself; any other device map names devices.
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
-LENGTH = 128
+DEFAULT_LENGTH = 128
 MAX_NEW_TOKENS = 2048
 MAX_CHARACTERS = 20_000
+MAX_LIST_CHARACTERS = 2_000
 MAX_ALPHA = 2.0
 MOST_ALPHAS = 1000
 MOST_LAYERS = 1000
@@ -86,13 +87,21 @@ def checked_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
     return tuple(sorted(set(chosen)))
 
 
+def _check_short(name: str, text: str) -> None:
+    if len(text) > MAX_LIST_CHARACTERS:
+        raise CmrmError(
+            f"{name} has {len(text):,} characters, but at most {MAX_LIST_CHARACTERS:,} are read; shorten it."
+        )
+
+
 def parse_layers(text: str) -> tuple[int, ...] | None:
     """Read "0-6,9" (ends included); nothing means None.
 
     Raises:
         CmrmError: anything else, a range that falls, or one beyond any model.
     """
-    layers: list[int] = []
+    _check_short("layers", text)
+    layers: set[int] = set()
     for part in filter(None, map(str.strip, text.split(","))):
         first, dash, last = part.partition("-")
         try:
@@ -103,8 +112,8 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
             raise CmrmError(
                 f"layers is {text!r}, but it must be decoder layers such as 0-6,9, or empty for the recipe's."
             )
-        layers.extend(range(start, end + 1))
-    return tuple(layers) or None
+        layers.update(range(start, end + 1))
+    return tuple(sorted(layers)) or None
 
 
 def format_layers(layers: Iterable[int] | None) -> str:
@@ -140,6 +149,7 @@ def parse_alphas(text: str) -> tuple[float, ...]:
     Raises:
         CmrmError: no range and no list of numbers, or values that are not in [0, 2].
     """
+    _check_short("alphas", text)
     try:
         if ":" in text:
             start, end, step = (float(part) for part in text.split(":"))
@@ -248,7 +258,7 @@ class Settings:
         ),
     )
     max_new_tokens: int = field(
-        default=LENGTH, metadata=_texts("Longest answer.", "length of the longest answer, in tokens")
+        default=DEFAULT_LENGTH, metadata=_texts("Longest answer.", "length of the longest answer, in tokens")
     )
     temperature: float = field(default=0.0, metadata=_texts("0 is greedy.", "of sampling; 0, the default, is greedy"))
     seed: int = field(
@@ -323,6 +333,11 @@ class Settings:
             if getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), choices)
         check_choice("third", self.third, Third)
+        if (self.method, self.estimator) == ("sample", "pc1"):
+            raise CmrmError(
+                'The estimator "pc1" needs several texts, and the method "sample" has one, the prompt; choose another '
+                "estimator or method."
+            )
         if self.layers is not None:
             object.__setattr__(self, "layers", checked_layers(self.layers, MOST_LAYERS))
 

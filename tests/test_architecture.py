@@ -1,6 +1,7 @@
 """The order of the rooms: who may import whom, and who knows torch."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -50,6 +51,18 @@ def test_nobody_imports_from_a_later_room():
         if ROOMS.index(other[0]) > ROOMS.index(name[0])
     ]
     assert not back
+
+
+def test_the_page_on_architecture_says_who_imports_from_whom():
+    lines = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|")[1:4] for line in lines if line.startswith("| `")]
+    told = {tuple(re.findall(r"`(\w+)/?`", row[0])): set(re.findall(r"`(\w+)`", row[2])) for row in rows}
+    values = next(iter(told))
+    rooms = {room[0]: others for room, others in told.items() if len(room) == 1}
+    assert {*values, *rooms} == set(ROOMS)
+    for room, others in rooms.items():
+        found = {other[0] for name, path in MODULES.items() if name[0] == room for other in imports(path)}
+        assert found - {room, *values} == others, room
 
 
 def test_no_module_imports_itself_by_way_of_others():

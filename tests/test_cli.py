@@ -240,6 +240,11 @@ def test_a_run_is_repeated_from_its_json(run, checkpoint, offsets, tmp_path):
         file.write_text(json.dumps({name: value for name, value in made.items() if name != key}))
         with pytest.raises(CmrmError, match="is no run"):
             Run.read(file)
+    file.write_text(json.dumps({**made, "prompt": 5}))
+    with pytest.raises(CmrmError, match="is no run"):
+        Run.read(file)
+    gone = run("repeat", file, "--engine", "vllm", "--engine-url", "http://127.0.0.1:9")
+    assert gone.returncode == 2
 
 
 def test_a_run_of_a_checkpoint_that_came_quantized_is_repeated_by_its_folder(run, checkpoint, tmp_path):
@@ -279,3 +284,18 @@ def test_a_file_that_is_no_run_is_refused_in_one_sentence(tmp_path, content):
     file.write_text(content)
     with pytest.raises(CmrmError, match="is no run"):
         Run.read(file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["compare", "--prompt", "x", "--offsets", "/nowhere.safetensors"], "no offsets file"),
+        (["extract", "--out", "x", "--anchors", "/nowhere.jsonl"], "/nowhere.jsonl"),
+        (["evaluate", "--offsets", "/nowhere.safetensors"], "no offsets file"),
+        (["evaluate", "--judge", "/nowhere"], "no model in the folder"),
+        (["app", "--offsets", "/nowhere.safetensors"], "no offsets file"),
+    ],
+)
+def test_what_is_wrong_without_a_model_is_told_before_one_is_loaded(run, monkeypatch, arguments, says):
+    monkeypatch.setattr("cmrm.engines.opening.LocalEngine.load", None)
+    check_rejected(run(*arguments), says)

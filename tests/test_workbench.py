@@ -12,7 +12,7 @@ from cmrm import CmrmError, LocalEngine, Offsets, compare, extract_offsets
 from cmrm.methods.controls import random_direction
 from cmrm.progress import finish
 from cmrm.saved_run import describe_offsets, write_run
-from cmrm.settings import Settings, parse_layers
+from cmrm.settings import Settings, parse_alphas, parse_layers
 from cmrm.steering.anchors import load_anchors
 from cmrm.steering.recipes import recipes_for
 from cmrm.workbench import Workbench
@@ -207,6 +207,7 @@ def test_a_run_names_the_anchors_that_its_offsets_were_measured_on(tiny_bench):
         ({"third": "fourth"}, "third is 'fourth'"),
         ({"alpha": -1}, "alpha is -1"),
         ({"top_p": 0}, "top_p is 0"),
+        ({"method": "sample", "estimator": "pc1"}, "needs several texts"),
     ],
 )
 def test_bad_settings_are_refused_before_the_model_runs(tiny_bench, asked, says):
@@ -223,3 +224,10 @@ def test_layers_as_text(text, layers):
 def test_layers_that_are_none(text):
     with pytest.raises(CmrmError, match="layers is"):
         parse_layers(text)
+
+
+@pytest.mark.parametrize("parse", [parse_layers, parse_alphas])
+def test_a_list_of_thousands_is_not_read(parse):
+    with pytest.raises(CmrmError, match="at most 2,000 are read; shorten it") as error:
+        parse("0-999," * 1000)
+    assert len(str(error.value)) < 200

@@ -1,1 +1,1 @@
-"""Rows of answers to one prompt, batches of many, and why two answers differ."""
+"""Rows of answers to one prompt, batches of many, and how fluent they are."""

@@ -4,7 +4,6 @@ import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -22,6 +21,9 @@ from .generation import Sampling, lockstep
 from .steps import NextToken, Row, Step
 from .writing import Writer
 
+# Of `Settings`, those that are not about how offsets are made.
+CHOICES = frozenset({"max_new_tokens", "temperature", "top_p", "seed", "layers", "positions", "steps"})
+
 
 def compare(
     vlm: Vlm,
@@ -31,18 +33,21 @@ def compare(
     alphas: Sequence[float] = (1.0,),
     *,
     fluency: bool = False,
-    **choices: Any,
+    **choices: object,
 ) -> Generator[Step]:
     """Answer `prompt` about `image` (None: text only) unsteered and steered, as a stream of steps.
 
-    Row 0 is unsteered; `alphas` are those of the rows after it, all steered by `offsets`. `choices` are those of
-    `Settings` that are not about how offsets are made: max_new_tokens, temperature, top_p, seed, layers, positions,
-    steps. The prompt is prefilled once for all rows. No hook stays on the model between two steps, so closing or
-    dropping the stream at any time leaves it as it was. With `fluency` one more pass scores the answers at the end.
+    Row 0 is unsteered; `alphas` are those of the rows after it, all steered by `offsets`. `choices` are the settings
+    named in `CHOICES`. The prompt is prefilled once for all rows. No hook stays on the model between two steps, so
+    closing or dropping the stream at any time leaves it as it was. With `fluency` one more pass scores the answers at
+    the end.
 
     Raises:
         CmrmError: bad input, before the first step.
+        TypeError: another choice.
     """
+    if others := sorted(choices.keys() - CHOICES):
+        raise TypeError(f"compare() takes no {others[0]!r}")
     chosen = () if isinstance(alphas, (list, tuple)) and not alphas else checked_alphas(alphas)
     if chosen and offsets is None:
         raise CmrmError("There are alphas but no offsets to steer by; give offsets, or no alphas.")
@@ -50,7 +55,7 @@ def compare(
         for warning in offsets.check(vlm.identity):
             warnings.warn(warning, CmrmWarning, stacklevel=2)
     shown = Prompt(prompt, None if image is None else open_image(image))
-    settings = Settings(**choices)
+    settings = Settings(**choices)  # type: ignore[arg-type]  # what is no such value is rejected in words
     prepared = Comparison.prepare(vlm, shown, settings, 1 + len(chosen))
     if offsets is None or not chosen:
         return prepared.answer(None, fluency=fluency)

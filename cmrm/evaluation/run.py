@@ -26,6 +26,7 @@ from ..pocket.judge import POCKET_JUDGE
 from ..pocket.records import records as pocket_records
 from ..progress import Progress, finish
 from ..settings import Layout, ModelChoice, Settings, Split, check_choice
+from ..steering.offsets import Offsets
 from ..versions import versions
 from ..workbench import Workbench
 from .conditions import GROUPS, make_conditions
@@ -76,6 +77,10 @@ class Plan:
                 "The group paper names its rows as other groups do but has the paper's settings; run it by itself, in "
                 "another --out."
             )
+        if self.judge:
+            check_files(source_of(self.judge.removeprefix("hf:")))
+        if self.offsets is not None:
+            Offsets.load(self.offsets)
         if self.chosen.engine == "local":
             check_files(source_of(self.chosen.model))
             self.check_model(self.chosen.model)
@@ -133,7 +138,7 @@ def run(
         judge, keys, why = judges[0].name, study.keys, _explain(bench, records, say)
         if plan.judge:
             # The guard may need the memory that the model has.
-            del bench, study, rows
+            del engine, bench, study, rows
             clear_device_cache(garbage_collection=True)
             judge = _judge_by_guard(plan.judge, journal, records, say)
     finally:

@@ -1,1 +1,1 @@
-"""What an answer is: refused, complied, broken; how likely, how fluent."""
+"""What an answer is: refused, complied, broken; how likely; who agrees with whom."""

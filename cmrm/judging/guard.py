@@ -22,7 +22,7 @@ from ..errors import CmrmError
 from ..model.placement import checked_device_map
 from ..model.prompts import breakable, neutralise
 from ..model.quantization import load_settings
-from ..model.unusable import check_files, reword_errors
+from ..model.unusable import check_complete, check_files, reword_errors
 from ..model.vlm import name_model
 from .judges import PHRASE_JUDGE
 from .phrases import Verdict
@@ -186,6 +186,5 @@ def _load_weights(kind: Any, source: str, config: Any) -> PreTrainedModel:
     model, info = kind.from_pretrained(
         source, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **settings
     )
-    if lacking := sorted(info["missing_keys"]):
-        raise CmrmError(f"The guard {source!r} lacks weights, such as {lacking[0]}; download or save it again.")
+    check_complete(source, info["missing_keys"])
     return model.eval()

@@ -86,7 +86,7 @@ def quantization_of(config: PretrainedConfig) -> str:
 def choice_for(stored: str, source: str) -> Quantization:
     """Return how to load `source` so that it is quantized as `stored` says, which `quantization_of` found.
 
-    A checkpoint that came quantized is loaded by "auto" alone. One that can't be read is left to the loading to refuse.
+    A checkpoint that came quantized is loaded by "auto" alone. One that can't be read is left to the loading.
     """
     with suppress(OSError):
         if PretrainedConfig.get_config_dict(source)[0].get("quantization_config"):

@@ -53,12 +53,14 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
 def check_complete(name: str, missing: Collection[str]) -> None:
     """Raise `CmrmError` if the checkpoint held no values for some weights, which would be random then.
 
-    `missing` are transformers' `missing_keys`, which leave out tied weights and what is computed from the config.
+    `missing` are transformers' `missing_keys`, which leave out tied weights and what is computed from the config. All
+    are named, where there are many those of all layers at once.
     """
     if missing:
-        some = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
+        few = len(missing) <= 8
+        names = ", ".join(sorted({key if few else re.sub(r"\.\d+(?=\.)", ".*", key) for key in missing}))
         raise CmrmError(
-            f"The checkpoint of the model {name!r} lacks {len(missing)} of its weights ({some}), which would be "
+            f"The checkpoint of the model {name!r} lacks {len(missing)} of its weights ({names}), which would be "
             "random; download or save it again."
         )
 

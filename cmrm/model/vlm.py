@@ -142,7 +142,7 @@ class Vlm:
 
         Raises:
             CmrmError: an empty prompt, one too long for the model's context (by how many tokens), or an image that the
-                processor refuses.
+                processor does not take.
         """
         check_prompt(prompt)
         text = neutralise(prompt.strip(), self._markers)

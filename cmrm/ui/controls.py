@@ -7,7 +7,7 @@ import gradio as gr
 from gradio.components import Component
 
 from ..files import ASSETS
-from ..settings import LENGTH, MAX_ALPHA, METHODS, Corruption, Estimator, Positions, Steps
+from ..settings import DEFAULT_LENGTH, MAX_ALPHA, METHODS, Corruption, Estimator, Positions, Steps
 from ..workbench import Workbench
 from .view import METHOD_NAMES
 
@@ -48,7 +48,7 @@ def add_method() -> gr.Radio:
 def add_max_new_tokens(bench: Workbench) -> gr.Slider:
     """Lay out the choice of an answer's length, as far as the page lets a visitor ask for."""
     longest = min(MOST_TOKENS, (bench.engine.context_length or MOST_TOKENS) // 2)
-    return gr.Slider(1, longest, min(LENGTH, longest), step=1, label="Max tokens")
+    return gr.Slider(1, longest, min(DEFAULT_LENGTH, longest), step=1, label="Max tokens")
 
 
 def add_controls(bench: Workbench) -> dict[str, Component]:

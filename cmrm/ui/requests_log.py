@@ -24,7 +24,7 @@ def log_to_standard_error() -> None:
 
 @contextmanager
 def log_request(request: str, settings: Mapping[str, object]) -> Iterator[Callable[[Step], Step]]:
-    """Log how the block ends that answers a request: done, stopped by its caller, refused as bad input, or failed.
+    """Log how the block ends that answers a request: done, stopped by its caller, rejected as bad input, or failed.
 
     The block tells of its steps by what it is given, which returns them.
     """
@@ -43,7 +43,7 @@ def log_request(request: str, settings: Mapping[str, object]) -> Iterator[Callab
         outcome = "stopped"
         raise
     except CmrmError:
-        outcome = "refused"
+        outcome = "rejected"
         raise
     finally:
         facts = {

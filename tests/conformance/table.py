@@ -17,7 +17,7 @@ state + alpha x offset, offsets can be extracted, rows decode together, no hook 
     python -m tests.conformance
 
 With an image {passing} of {count} work ({plain} of them by the plain batch: the whole prompt is repeated in each row,
-as the model can't be prefilled once for all of them); the library refuses the others and says why.
+as the model can't be prefilled once for all of them); the library rejects the others and says why.
 
 | model type | text alone | with an image | why not |
 |---|---|---|---|
@@ -48,4 +48,4 @@ def _row(result: Result) -> tuple[str, ...]:
 
 
 def _verdict(cell: str) -> str:
-    return cell if cell in (WORKS, PLAIN) else "refused"
+    return cell if cell in (WORKS, PLAIN) else "rejected"

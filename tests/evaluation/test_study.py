@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -139,6 +140,25 @@ def test_a_finished_run_answers_nothing_again_but_another_judge_reads_it(plan, t
         assert (len(row["verdicts"]) == 2) == (row["label"] != "question")
     monkeypatch.setattr(GuardJudge, "judge", lambda *_: pytest.fail("judged again"))
     assert run(Plan(**{**vars(plan), "judge": str(tmp_path / "guard")})) == judged
+
+
+def test_the_model_is_gone_before_a_guard_is_loaded(plan, tmp_path, monkeypatch):
+    loading, loaded = LocalEngine.load, []
+
+    def load(*args, **options):
+        engine = loading(*args, **options)
+        loaded.append(weakref.ref(engine.vlm.model))
+        return engine
+
+    def load_guard(_):
+        assert [model() for model in loaded] == [None]
+        raise CmrmError("there is room")
+
+    guards.save_chat(tmp_path / "guard")
+    monkeypatch.setattr(LocalEngine, "load", load)
+    monkeypatch.setattr(GuardJudge, "load", load_guard)
+    with pytest.raises(CmrmError, match="there is room"):
+        run(Plan(**{**vars(plan), "judge": str(tmp_path / "guard")}))
 
 
 def test_a_record_that_is_too_long_stops_the_run_or_is_left_out(plan, tmp_path, data):

@@ -135,7 +135,7 @@ def test_one_line_a_request_says_how_it_ended_and_not_what_it_asked(bench, caplo
         stream.close()
     told = lines(caplog)
     assert [line["outcome"] for line in told] == [
-        "done", "done", "stopped", *["refused"] * 5, "failed", "done", "stopped"
+        "done", "done", "stopped", *["rejected"] * 5, "failed", "done", "stopped"
     ]  # fmt: skip
     assert [line["request"] for line in told] == ["compare", "sweep", *["compare"] * 7, "explain", "explain"]
     assert len({line["id"] for line in told}) == len(told)

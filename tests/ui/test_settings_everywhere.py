@@ -32,7 +32,7 @@ OTHER = Settings(
     temperature=0.75,
     seed=5,
     top_p=0.9,
-    estimator="pc1",
+    estimator="sequential",
     corruption="black",
     layers=(0, 1, 3),
     positions="all",
@@ -139,7 +139,7 @@ def test_the_log_names_each(bench, caplog):
     good, bad = (json.loads(record.getMessage()) for record in caplog.records)
     assert {name: good[name] for name in NAMES} == json.loads(json.dumps(OTHER.json()))
     assert set(NAMES) <= set(bad)
-    assert (good["outcome"], bad["outcome"], bad["alpha"]) == ("done", "refused", 9)
+    assert (good["outcome"], bad["outcome"], bad["alpha"]) == ("done", "rejected", 9)
 
 
 @pytest.mark.parametrize(
