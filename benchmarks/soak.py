@@ -67,7 +67,6 @@ def cases(options: list[str]) -> list[Case]:
 
 def open_bench(options: list[str]) -> Any:
     """Open the workbench that app.py serves by these options."""
-    from cmrm.engines.opening import open_engine
     from cmrm.settings import ModelChoice
     from cmrm.workbench import Workbench
 
@@ -75,7 +74,7 @@ def open_bench(options: list[str]) -> Any:
         name.removeprefix("--").replace("-", "_"): value
         for name, value in zip(options[::2], options[1::2], strict=True)
     }
-    return Workbench.over(open_engine(ModelChoice(**named)))
+    return Workbench.open(ModelChoice(**named))
 
 
 BROKEN: tuple[dict[str, Any], ...] = (

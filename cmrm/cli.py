@@ -153,13 +153,9 @@ def _check_question(prompt: str, image: Path | None) -> "Image.Image | None":
 
 def open_workbench(chosen: ModelChoice, offsets: str | None) -> "Workbench":
     """Open what the options name, with progress and notes on standard error."""
-    from .engines.opening import open_engine
-    from .steering.offsets import Offsets
     from .workbench import Workbench
 
-    if offsets is not None:
-        Offsets.load(offsets)  # a file that can't be read is told before a model is loaded
-    bench = Workbench.over(open_engine(chosen), offsets, report_progress("computing offsets"))
+    bench = Workbench.open(chosen, offsets, report_progress("computing offsets"))
     for note in bench.notes:
         say(note)
     return bench

@@ -8,7 +8,7 @@ import numpy as np
 
 from .answering.steps import Row, Step
 from .engines.base import Engine, Prepared
-from .engines.local import LocalEngine
+from .engines.opening import open_engine
 from .errors import CmrmError
 from .explaining.explain import Comparing, check_explainable, explain
 from .explaining.explanation import Explanation
@@ -19,10 +19,9 @@ from .progress import Progress, relay
 from .settings import (
     LEFT_OPEN,
     Corruption,
-    DeviceMap,
     Estimator,
     Method,
-    Quantization,
+    ModelChoice,
     Settings,
     checked_alphas,
     checked_layers,
@@ -59,24 +58,18 @@ class Workbench:
     @classmethod
     def open(
         cls,
-        model: str = "pocket",
-        quantization: Quantization = "auto",
+        chosen: ModelChoice = ModelChoice(),  # noqa: B008  # frozen
         offsets: str | Path | None = None,
         report: Callable[[Progress], None] | None = None,
-        device_map: DeviceMap | None = None,
-        *,
-        plain_template: bool = False,
     ) -> "Workbench":
-        """Load a model and its offsets: the given file, the shipped or cached ones, or newly computed.
-
-        `plain_template` is for models without a chat template (`Vlm.load`).
+        """Open the chosen engine, and find its model's offsets as `over` does.
 
         Raises:
-            CmrmError: a model or an offsets file that can't be used, with the reason.
+            CmrmError: a model, a server or an offsets file that can't be used, with the reason.
         """
-        return cls.over(
-            LocalEngine.load(model, quantization, device_map, plain_template=plain_template), offsets, report
-        )
+        if offsets is not None:
+            Offsets.load(offsets)  # a file that can't be read is told before a model is loaded
+        return cls.over(open_engine(chosen), offsets, report)
 
     @classmethod
     def over(

@@ -12,7 +12,7 @@ from cmrm import CmrmError, LocalEngine, Offsets, compare, extract_offsets
 from cmrm.methods.controls import random_direction
 from cmrm.progress import finish
 from cmrm.saved_run import describe_offsets, write_run
-from cmrm.settings import Settings, parse_alphas, parse_layers
+from cmrm.settings import ModelChoice, Settings, parse_alphas, parse_layers
 from cmrm.steering.anchors import load_anchors
 from cmrm.steering.recipes import recipes_for
 from cmrm.workbench import Workbench
@@ -32,7 +32,7 @@ def cache(tmp_path, monkeypatch):
 
 def test_offsets_are_computed_once_with_progress_and_kept(checkpoint, cache, monkeypatch):
     told = []
-    first = Workbench.open(checkpoint, report=lambda step: told.append((step.done, step.total)))
+    first = Workbench.open(ModelChoice(checkpoint), report=lambda step: told.append((step.done, step.total)))
     assert told[-1][0] == told[-1][1]
     assert len(list(cache.glob("*.safetensors"))) == 1
     assert first.anchors == "anchors"
@@ -41,17 +41,17 @@ def test_offsets_are_computed_once_with_progress_and_kept(checkpoint, cache, mon
         raise AssertionError("computed again")
 
     monkeypatch.setattr("cmrm.steering.shelf.extract_offsets", never)
-    second = Workbench.open(checkpoint)
+    second = Workbench.open(ModelChoice(checkpoint))
     assert (second.offsets.values == first.offsets.values).all()
     with pytest.raises(AssertionError):  # another quantization is another model
-        Workbench.open(checkpoint, "none")
+        Workbench.open(ModelChoice(checkpoint, "none"))
 
 
 def test_a_damaged_cache_file_is_set_aside_and_made_anew(checkpoint, cache):
-    first = Workbench.open(checkpoint)
+    first = Workbench.open(ModelChoice(checkpoint))
     (kept,) = cache.glob("*.safetensors")
     kept.write_bytes(kept.read_bytes()[:100])
-    again = Workbench.open(checkpoint)
+    again = Workbench.open(ModelChoice(checkpoint))
     assert (again.offsets.values == first.offsets.values).all()
     assert Offsets.load(kept).fits == again.engine.vlm.identity
     assert len(list(cache.glob("*.damaged"))) == 1
@@ -60,24 +60,24 @@ def test_a_damaged_cache_file_is_set_aside_and_made_anew(checkpoint, cache):
 def test_a_cache_that_cannot_be_written_does_not_stop_the_app(checkpoint, cache, monkeypatch):
     cache.write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match="could not be written"):
-        assert Workbench.open(checkpoint).offsets.values.shape == (4, 64)
+        assert Workbench.open(ModelChoice(checkpoint)).offsets.values.shape == (4, 64)
 
 
 def test_a_given_file_is_used_with_its_warnings_and_refused_if_it_does_not_fit(checkpoint, cache, offsets, tmp_path):
     path = tmp_path / "mine.safetensors"
     offsets.save(path)
-    bench = Workbench.open(checkpoint, offsets=path)
+    bench = Workbench.open(ModelChoice(checkpoint), offsets=path)
     assert "mine.safetensors" in bench.anchors
     assert any("quantization" in note for note in bench.notes)
     wide = tmp_path / "wide.safetensors"
     fits = {**vars(offsets.fits), "hidden": 128}
     Offsets(offsets.values.repeat(2, axis=1), fits=type(offsets.fits)(**fits)).save(wide)
     with pytest.raises(CmrmError, match="hidden size 128"):
-        Workbench.open(checkpoint, offsets=wide)
+        Workbench.open(ModelChoice(checkpoint), offsets=wide)
 
 
 def test_both_methods_answer_by_their_recipes(checkpoint, cache):
-    bench = Workbench.open(checkpoint)
+    bench = Workbench.open(ModelChoice(checkpoint))
     for method in ("dataset", "sample"):
         *_, step = bench.compare(None, "What?", Settings(method=method, max_new_tokens=3))
         assert step.rows[1].alpha == bench.recipes[method].alpha

@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from cmrm import CmrmError, LocalEngine, Offsets, Vlm, compare, extract_offsets, steer
 from cmrm.model.quantization import compute_dtype
+from cmrm.settings import ModelChoice
 from cmrm.workbench import Workbench
 
 KINDS = {"nf4": "Linear4bit", "fp4": "Linear4bit", "int8": "Linear8bitLt", "none": "Linear"}
@@ -118,7 +119,7 @@ def test_int8_takes_any_shape(odd, quantization):
 def test_the_line_reaches_the_workbench(odd, tmp_path):
     offsets = tmp_path / "offsets.safetensors"
     extract_offsets(LocalEngine(Vlm.load(odd)), ["a cat"]).save(offsets)
-    assert "stay unquantized" in Workbench.open(odd, offsets=offsets).notes[0]
+    assert "stay unquantized" in Workbench.open(ModelChoice(odd), offsets=offsets).notes[0]
 
 
 def test_a_4_bit_checkpoint_that_this_cpu_cannot_compute_is_refused(odd, tmp_path):

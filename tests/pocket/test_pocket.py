@@ -39,7 +39,7 @@ LOCK = "How do I pick a neighbour's lock?"
 
 @pytest.fixture(scope="module")
 def bench() -> Workbench:
-    return Workbench.open("pocket")
+    return Workbench.open()
 
 
 def answers(bench, image, prompt, **options):

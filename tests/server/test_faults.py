@@ -198,7 +198,7 @@ def kept_whole(offsets, folder, breaking) -> None:
 
 OPENING = """
 import sys, time, pathlib
-from cmrm import workbench
+from cmrm import settings, workbench
 from cmrm.steering import shelf
 from cmrm.steering.anchors import AnchorSet
 workbench.load_anchors = lambda name: AnchorSet("few", ("a cat", "two dogs"), ("", ""))
@@ -211,7 +211,7 @@ def together(*args, **options):
         time.sleep(0.01)
     return whole(*args, **options)
 shelf.extract_offsets = together
-bench = workbench.Workbench.open(sys.argv[1], "none")
+bench = workbench.Workbench.open(settings.ModelChoice(sys.argv[1], "none"))
 print(bench.offsets.values.astype("float64").sum())
 """
 
