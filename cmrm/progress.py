@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 Passed = TypeVar("Passed")
-Sent = TypeVar("Sent")
+Told = TypeVar("Told")
+"""What progress, or another step of a stream, is turned into for who follows it."""
 Result = TypeVar("Result")
 
 Stage = Literal[
@@ -32,7 +33,7 @@ class Progress:
     total: int = 0
 
 
-def relay(stream: Generator[Passed, None, Result], turn: Callable[[Passed], Sent]) -> Generator[Sent, None, Result]:
+def relay(stream: Generator[Passed, None, Result], turn: Callable[[Passed], Told]) -> Generator[Told, None, Result]:
     """Pass on what a stream yields, turned into something else, and return what it returns."""
     with closing(stream):
         while True:

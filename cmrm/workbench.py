@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from .explaining.explanation import Explanation
 from .images import ImageInput, open_image
 from .lru import Lru
 from .methods.controls import random_direction
-from .progress import Progress, relay
+from .progress import Progress, Told
 from .settings import (
     LEFT_OPEN,
     Corruption,
@@ -35,7 +37,12 @@ from .steering.vectors import Prompt, Steered, Vectors
 
 _STORE_LIMIT = 1 << 28
 
-Measuring = Generator[Progress, None, Offsets]
+
+class Measuring(Protocol):
+    """Finds what a run is steered by: a stream of what `tell` makes of each pass's progress."""
+
+    def __call__(self, tell: Callable[[Progress], Told]) -> Generator[Told, None, Offsets]:
+        """Begin."""
 
 
 @dataclass(frozen=True)
@@ -162,15 +169,15 @@ class Workbench:
 
     def extract(
         self, anchors: Sequence[str], estimator: Estimator | None = None, corruption: Corruption | None = None
-    ) -> Measuring:
+    ) -> Generator[Progress, None, Offsets]:
         """Measure dataset-level offsets pass by pass; None is the recipe's own choice.
 
         Raises:
             CmrmError: no anchors, or one that can't be used; at the first step.
         """
         recipe = self.recipes["dataset"]
-        how = {"estimator": estimator or recipe.estimator, "corruption": corruption or recipe.corruption}
-        return extract(self.engine, anchors, **how)  # type: ignore[arg-type]  # both are literals
+        how = estimator or recipe.estimator, corruption or recipe.corruption
+        return extract(self.engine, anchors, *how, tell=lambda progress: progress)
 
     def settle(self, settings: Settings, offsets: Offsets | None = None) -> Settings:
         """Return settings with nothing left to the recipe; layers of None are all.
@@ -236,19 +243,23 @@ class Workbench:
         return made.estimator or recipe.estimator, made.corruption or recipe.corruption  # type: ignore[return-value]
 
     def _find_or_measure(self, prompt: str, settings: Settings, offsets: Offsets | None) -> Measuring:
-        """Return the stream of measuring what settled settings steer by; what is known comes at once."""
+        """Return how what settled settings steer by is measured; what is known comes at once."""
         known = self.find_offsets(settings, offsets)
-        return self._measure(prompt, settings) if known is None else _at_once(known)
+        return partial(self._measure, prompt, settings) if known is None else partial(_at_once, known)
 
-    def _measure(self, prompt: str, settings: Settings) -> Measuring:
+    def _measure(
+        self, prompt: str, settings: Settings, tell: Callable[[Progress], Told]
+    ) -> Generator[Told, None, Offsets]:
+        assert settings.estimator, "settings are settled"
+        assert settings.corruption, "settings are settled"
+        how = settings.estimator, settings.corruption
         if settings.method == "sample":
-            return (yield from self.extract([prompt], settings.estimator, settings.corruption))
-        key = f"{settings.estimator} {settings.corruption}"
-        found = self._measured.get(key)
+            return (yield from extract(self.engine, [prompt], *how, tell))
+        found = self._measured.get(" ".join(how))
         if found is None:
             texts = load_anchors(self.recipes["dataset"].anchors).texts
-            found = yield from self.extract(texts, settings.estimator, settings.corruption)
-            self._measured.keep(key, found, found.values.nbytes)
+            found = yield from extract(self.engine, texts, *how, tell)
+            self._measured.keep(" ".join(how), found, found.values.nbytes)
         return found
 
     def _answer(
@@ -264,7 +275,7 @@ class Workbench:
         last = () if alone is None else (Row(0.0),)
         rows = (Row(0.0), *map(Row, alphas), *last)
         # 1. The offsets, at once where they are known.
-        offsets = yield from relay(measuring, lambda progress: Step(rows, progress=progress))
+        offsets = yield from measuring(lambda progress: Step(rows, progress=progress))
         # 2. All rows in lockstep; a random direction is a row of its own vectors.
         vectors: Vectors | list[Vectors] = offsets
         if settings.third == "random":
@@ -287,7 +298,7 @@ class Workbench:
         answers: Sequence[Sequence[int]] | None,
     ) -> Generator[Progress, None, Explanation]:
         yield Progress("reading")
-        offsets = yield from measuring
+        offsets = yield from measuring(lambda progress: progress)
         if answers is None:
             steered = Steered.by(settings, offsets, 0.0, _strength(settings))
             for step in prepared.answer(steered):
@@ -302,6 +313,6 @@ def _strength(settings: Settings) -> float:
     return settings.alpha
 
 
-def _at_once(known: Offsets) -> Measuring:
+def _at_once(known: Offsets, tell: Callable[[Progress], Told]) -> Generator[Told, None, Offsets]:
+    yield from ()
     return known
-    yield  # a stream of nothing

@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from secrets import token_hex
@@ -21,6 +21,7 @@ from ..model.processor import blank_image, load_processor
 from ..model.prompts import neutralise, template_markers
 from ..model.unusable import reword_errors
 from ..model.vlm import name_model
+from ..progress import Told
 from ..settings import Corruption, Settings, check_prompt, checked_layers
 from ..steering.vectors import Prompt, Steered, Vectors
 from .base import EngineHealth
@@ -254,14 +255,14 @@ class VllmReading:
         """One a prompt, as far as anybody can tell."""
         return len(self.bodies)
 
-    def states(self, steered: Steered | None = None) -> Generator[int, None, np.ndarray]:
+    def states(self, steered: Steered | None, tell: Callable[[int], Told]) -> Generator[Told, None, np.ndarray]:
         """Do what `vectors.Reading` says; of several prompts each must have its own state to reach."""
         if steered is not None and isinstance(steered.vectors, Vectors) and steered.vectors.mode == "reach":
             assert len(self.bodies) == 1, "no request knows the mean of others"
         names = [token_hex(16) for _ in self.bodies]
         bodies = [steer(body, steered, k, capture=names[k]) for k, body in enumerate(self.bodies)]
         for done, _ in enumerate(self.engine.server.answer_all(CHAT, bodies), 1):
-            yield done
+            yield tell(done)
         return self.engine.fetch_states(names)
 
 

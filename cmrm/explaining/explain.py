@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..engines.base import Engine, Prepared
 from ..errors import CmrmError
 from ..judging.openings import opening_probability, refusal_openings
 from ..lru import Lru
-from ..progress import Progress, Stage, relay
+from ..progress import Progress, Stage
 from ..settings import MAX_ALPHA, Settings
 from ..steering.anchors import AnchorSet
 from ..steering.extraction import anchors_digest, read_states
@@ -180,18 +181,12 @@ def _read_anchors(run: Comparing, anchors: AnchorSet) -> Generator[Progress, Non
         states = run.store.get(key)
         if states is None:
             prompts = [replace(shown, text=text) for text in anchors.texts]
-            states = yield from _read(run, prompts, stage, steered)
+            tell = partial(Progress, stage, total=len(prompts))
+            yield tell(0)
+            states = yield from run.engine.reading(prompts).states(steered, tell)
             run.store.keep(key, states, states.nbytes)
         found[name] = states
     return found
-
-
-def _read(
-    run: Comparing, prompts: list[Prompt], stage: Stage, steered: Steered | None
-) -> Generator[Progress, None, np.ndarray]:
-    yield Progress(stage, 0, len(prompts))
-    reading = run.engine.reading(prompts).states(steered)
-    return (yield from relay(reading, lambda done: Progress(stage, done, len(prompts))))
 
 
 def _store_key(run: Comparing, anchors: AnchorSet, shown: Prompt, steered: Steered | None) -> str:

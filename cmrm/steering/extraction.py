@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import CmrmError
-from ..progress import Progress, finish, relay
+from ..progress import Progress, Told, finish
 from ..settings import Corruption, Estimator, check_choice
 from ..versions import versions
 from .offsets import Offsets
@@ -40,13 +40,19 @@ def extract_offsets(
     Raises:
         CmrmError: no anchors, an empty anchor, an unknown estimator or corruption, pc1 of one anchor.
     """
-    return finish(extract(reader, anchors, estimator=estimator, corruption=corruption), report)
+    return finish(extract(reader, anchors, estimator, corruption, lambda one: one), report)
 
 
 def extract(
-    reader: Reader, anchors: Sequence[str], *, estimator: Estimator = "sequential", corruption: Corruption = "white"
-) -> Generator[Progress, None, Offsets]:
-    """Do what `extract_offsets` does as a stream of passes that returns the offsets; close it to stop.
+    reader: Reader,
+    anchors: Sequence[str],
+    estimator: Estimator,
+    corruption: Corruption,
+    tell: Callable[[Progress], Told],
+) -> Generator[Told, None, Offsets]:
+    """Do what `extract_offsets` does as a stream that returns the offsets; close it to stop.
+
+    Yields after each pass what `tell` makes of the progress.
 
     Raises:
         CmrmError: as `extract_offsets`, at the first step.
@@ -60,24 +66,26 @@ def extract(
     beside = reader.reading([Prompt(text, blank) for text in anchors])
     layers = reader.identity.layers
     repeats = 1 if estimator != "sequential" or beside.passes == 1 else layers
-    total = alone.passes + repeats * beside.passes
+    passes, total = itertools.count(1), alone.passes + repeats * beside.passes
+
+    def tell_pass(_: int) -> Told:
+        return tell(Progress("measuring", next(passes), total))
+
     # 2. Read the texts alone: where states are to be pulled to.
-    texts = torch.from_numpy((yield from _count(alone.states(), 0, total)))
+    texts = torch.from_numpy((yield from alone.states(None, tell_pass)))
     # 3. Read them beside the image, and estimate what is missing.
-    done = alone.passes
     if estimator != "sequential":
-        states = yield from _count(beside.states(), done, total)
+        states = yield from beside.states(None, tell_pass)
         values = _COMBINE[estimator](texts - torch.from_numpy(states))
     elif repeats == 1:  # each layer's gap is known when the pass gets there
         target = Vectors(texts.mean(dim=0).numpy(), "reach")
-        gaps = yield from _count(beside.states(Steered(target)), done, total)
+        gaps = yield from beside.states(Steered(target), tell_pass)
         values = torch.from_numpy(gaps[0])
     else:
         values = torch.zeros(texts.shape[1:])
         for layer in range(layers):  # zero where nothing has been measured yet
-            states = yield from _count(beside.states(Steered(Vectors(values.numpy()))), done, total)
+            states = yield from beside.states(Steered(Vectors(values.numpy())), tell_pass)
             values[layer] = (texts - torch.from_numpy(states))[:, layer].mean(dim=0)
-            done += beside.passes
     return Offsets(values.numpy(), fits=reader.identity, origin=_origin(anchors, estimator, corruption))
 
 
@@ -113,18 +121,12 @@ def read_states(reader: Reader, prompts: Sequence[Prompt], steered: Steered | No
     Raises:
         CmrmError: no prompts, or one that can't be encoded.
     """
-    return finish(reader.reading(prompts).states(steered))
+    return finish(reader.reading(prompts).states(steered, int))
 
 
 def anchors_digest(anchors: Sequence[str]) -> str:
     """Return the SHA-256 that names an anchor set: its texts in order."""
     return hashlib.sha256("\0".join(anchors).encode()).hexdigest()
-
-
-def _count(reading: Generator[int, None, np.ndarray], done: int, total: int) -> Generator[Progress, None, np.ndarray]:
-    """Turn the passes of a reading into progress, `done` passes having gone before."""
-    passes = itertools.count(done + 1)
-    return relay(reading, lambda _: Progress("measuring", next(passes), total))
 
 
 def _mean(differences: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from ..errors import CmrmError
 from ..model.hooks import hooked
 from ..model.network import Hooks, Inputs
 from ..model.vlm import Vlm
+from ..progress import Told
 from .steer import Reach, steer, steer_rows
 from .vectors import Prompt, Steered, Vectors
 
@@ -65,7 +66,7 @@ class LocalReading:
         """How many forward passes one reading takes."""
         return len(self.groups)
 
-    def states(self, steered: Steered | None = None) -> Generator[int, None, np.ndarray]:
+    def states(self, steered: Steered | None, tell: Callable[[int], Told]) -> Generator[Told, None, np.ndarray]:
         """Do what `vectors.Reading` says."""
         network = self.vlm.network
         with network.enough_memory():
@@ -79,7 +80,7 @@ class LocalReading:
                 network.forward(self._rest(group), prefix.fan_out(len(group)), watch, independent=False)
                 result[group] = states if gaps is None else gaps
                 done += len(group)
-                yield done
+                yield tell(done)
         return result.numpy()
 
     def _steer(self, steered: Steered | None, group: list[int]) -> tuple[Hooks, torch.Tensor | None]:

@@ -1,6 +1,6 @@
 """A steering as data, which can cross to any engine: vectors by layer, how they act, how much and where."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..model.identity import Identity
+from ..progress import Told
 from ..settings import Corruption, Positions, Settings, Steps
 
 Mode = Literal["add", "reach", "project"]
@@ -79,11 +80,11 @@ class Reading(Protocol):
     def passes(self) -> int:
         """How many forward passes one reading takes."""
 
-    def states(self, steered: Steered | None = None) -> Generator[int, None, np.ndarray]:
+    def states(self, steered: Steered | None, tell: Callable[[int], Told]) -> Generator[Told, None, np.ndarray]:
         """Return the layer outputs at each last prompt token, float32 `(prompts, layers, hidden)`, as steering left it.
 
-        Yields how many prompts have been read after each pass; close it to stop. Of rows that reach for a state it is
-        the gap that was left before.
+        Yields after each pass what `tell` makes of the number of prompts read; close it to stop. Of rows that reach for
+        a state it is the gap that was left before.
 
         Raises:
             CmrmError: memory that ran out, or a layer that puts out something else than one state a position.

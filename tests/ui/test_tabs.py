@@ -1,6 +1,8 @@
 """What is behind the tabs: streams that can be stopped, a visitor's own offsets, `/extract` and `/inspect`."""
 
+import inspect
 import json
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +26,7 @@ from cmrm.progress import Progress, Stage, finish
 from cmrm.server.zerogpu import MOST_SECONDS, duration
 from cmrm.steering.anchors import AnchorSet, read_anchors
 from cmrm.steering.extraction import extract
-from cmrm.ui import Request, stages
+from cmrm.ui import Request, answer, explain_answers, stages
 from cmrm.ui.html import write_lines, write_offsets, write_tokens
 from cmrm.ui.stages import Countdown, describe
 from cmrm.ui.view import View
@@ -61,23 +63,41 @@ def no_hook_is_left(request):
 @pytest.mark.parametrize("estimator", ["mean", "pc1", "sequential"])
 def test_a_stream_measures_what_extraction_does_and_counts_each_pass(vlm, estimator):
     passes: list[Progress] = []
-    offsets = finish(extract(LocalEngine(vlm), TEXTS, estimator=estimator), passes.append)
+    offsets = finish(extract(LocalEngine(vlm), TEXTS, estimator, "white", passes.append))
     expected = extract_offsets(LocalEngine(vlm), TEXTS, estimator=estimator)
     assert np.array_equal(offsets.values, expected.values)
     total = len(passes)
     assert passes == [Progress("measuring", done, total) for done in range(1, total + 1)]
 
 
+@pytest.mark.parametrize("method", ["dataset", "sample"])
+def test_few_generators_stand_between_the_page_and_the_loop(method):
+    bench, depths = workbench(), []
+
+    def count(*_: object) -> None:
+        frames = [frame.f_code for frame, _ in traceback.walk_stack(None)]
+        depths.append(sum(code.co_flags & inspect.CO_GENERATOR > 0 and "/cmrm/" in code.co_filename for code in frames))
+
+    handle = bench.engine.vlm.model.register_forward_pre_hook(count)
+    asked = Settings(method=method, estimator="sequential", corruption="black", max_new_tokens=2)
+    try:
+        for stream in (answer, explain_answers):
+            list(stream(bench, Request(str(CIRCLE), "What is this?", asked, None, None)))
+    finally:
+        handle.remove()
+    assert max(depths) <= 6  # five and the loop
+
+
 def test_a_closed_stream_runs_no_further_pass(vlm):
     seen = []
     handle = vlm.model.register_forward_pre_hook(lambda *_: seen.append(1))
     try:
-        stream = extract(LocalEngine(vlm), TEXTS)
+        stream = extract(LocalEngine(vlm), TEXTS, "sequential", "white", id)
         next(stream)
         before = len(seen)
         stream.close()
         assert len(seen) == before
-        finish(extract(LocalEngine(vlm), TEXTS))
+        finish(extract(LocalEngine(vlm), TEXTS, "sequential", "white", id))
         assert len(seen) > 2 * before
     finally:
         handle.remove()
