@@ -100,7 +100,7 @@ class Bench:
 
     def one_pass_a_state(self) -> None:
         """The same number of states by one full forward pass each."""
-        blank = self.vlm.corrupted("white")
+        blank = self.vlm.blank("white")
         for prompt in ANCHORS:
             for image in (None, blank):
                 inputs = self.vlm.encode(prompt, image)

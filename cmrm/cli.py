@@ -293,21 +293,21 @@ def evaluate(
     from .evaluation import Plan, run
 
     plan = Plan(
-        out,
-        chosen,
-        offsets,
-        tuple(data or ["pocket"]),
-        layout,
-        images,
-        skip_bad,
-        split,
-        requests,
-        questions,
-        ("paper",) if preset == "paper" else tuple(name.strip() for name in rows.split(",")),
-        parse_alphas(alphas),
-        judge,
-        batch,
-        Settings.parse(**choices),
+        out=out,
+        chosen=chosen,
+        offsets=offsets,
+        data=tuple(data or ["pocket"]),
+        layout=layout,
+        images=images,
+        skip_bad=skip_bad,
+        split=split,
+        requests=requests,
+        questions=questions,
+        groups=("paper",) if preset == "paper" else tuple(name.strip() for name in rows.split(",")),
+        alphas=parse_alphas(alphas),
+        judge=judge,
+        batch=batch,
+        settings=Settings.parse(**choices),
     )
     try:
         report = run(plan, report_progress("answers"), say)

@@ -28,7 +28,7 @@ def answer_batch(
     left, so the last position of the first pass is each row's last prompt token.
     """
     first = _FirstLogits()
-    ids = padded(vlm, inputs)
+    ids = pad_together(vlm, inputs)
     whole = vlm.network.generate(
         ids,
         steering,
@@ -46,12 +46,12 @@ def answer_batch(
     return [Answered(tuple(row), text.strip(), chance) for row, text, chance in zip(rows, texts, opening, strict=True)]
 
 
-def padded(vlm: Vlm, inputs: Sequence[Inputs]) -> Inputs:
+def pad_together(vlm: Vlm, inputs: Sequence[Inputs]) -> Inputs:
     """Join the inputs of single prompts, `(1, length)` each, into one batch with padding on the left."""
     width = max(one["input_ids"].shape[1] for one in inputs)
     fill = {"input_ids": _pad(vlm)}
 
-    def wide(key: str, value: torch.Tensor, length: int) -> torch.Tensor:
+    def widen(key: str, value: torch.Tensor, length: int) -> torch.Tensor:
         # One value a token: ids, masks, token types; Llama 3.2 Vision's mask of tiles has further axes behind.
         per_token = value.dim() >= 2 and value.shape[:2] == (1, length) and not key.startswith("pixel")
         if not per_token:
@@ -59,10 +59,10 @@ def padded(vlm: Vlm, inputs: Sequence[Inputs]) -> Inputs:
         return pad(value, (0, 0) * (value.dim() - 2) + (width - length, 0), value=fill.get(key, 0))
 
     keys = inputs[0].keys()
-    return {key: torch.cat([wide(key, one[key], one["input_ids"].shape[1]) for one in inputs]) for key in keys}
+    return {key: torch.cat([widen(key, one[key], one["input_ids"].shape[1]) for one in inputs]) for key in keys}
 
 
-def alike(inputs: Sequence[Inputs]) -> Iterator[list[int]]:
+def group_alike(inputs: Sequence[Inputs]) -> Iterator[list[int]]:
     """Yield the indices of prompts that can share a batch: images of one shape, or none."""
     groups: dict[tuple, list[int]] = {}
     for index, one in enumerate(inputs):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..answering.batches import alike, answer_batch
+from ..answering.batches import answer_batch, group_alike
 from ..answering.comparison import Comparison
 from ..answering.fluency import pair_log_probabilities
 from ..answering.steps import Answered
@@ -83,7 +83,7 @@ class LocalEngine:
 
     def blank(self, corruption: Corruption) -> Image.Image:
         """Return the meaningless image, in the size the model looks at."""
-        return self.vlm.corrupted(corruption)
+        return self.vlm.blank(corruption)
 
     def reading(self, prompts: Sequence[Prompt]) -> LocalReading:
         """Make prompts ready to be read, in batches of one shape."""
@@ -107,7 +107,7 @@ class LocalEngine:
             inputs = [self._encode(prompt) for prompt in prompts]
             for one in inputs:
                 self.vlm.check_length(one["input_ids"].shape[1], max_new_tokens)
-            for group in alike(inputs):
+            for group in group_alike(inputs):
                 hooks = steer_rows(self.vlm, steered and steered.pick(group))
                 chosen = [inputs[k] for k in group]
                 answers = answer_batch(self.vlm, chosen, hooks, max_new_tokens=max_new_tokens, openings=openings)

@@ -171,7 +171,7 @@ class _Batch:
         with self._lock:
             if key not in self.defended:
                 started = time.perf_counter()
-                shown, vectors = defence.shown(records), defence.steering(records)
+                shown, vectors = defence.show(records), defence.steering(records)
                 self.defended[key] = shown, vectors, time.perf_counter() - started
             return self.defended[key]
 

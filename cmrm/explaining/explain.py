@@ -224,7 +224,7 @@ def _gap(anchors: dict[str, np.ndarray], prompt: dict[str, np.ndarray], harmful:
     axes = axes * [[-1.0 if ahead[name][k] < 0 else 1.0] for k, name in enumerate(towards)]
     parts = sizes[:2] ** 2 / max(float((sizes**2).sum()), 1e-30)
 
-    def placed(states: np.ndarray) -> Points:
+    def place(states: np.ndarray) -> Points:
         return tuple((float(x), float(y)) for x, y in (states - centre) @ axes.T)
 
     def distance(name: str) -> float:
@@ -233,8 +233,8 @@ def _gap(anchors: dict[str, np.ndarray], prompt: dict[str, np.ndarray], harmful:
     return Gap(
         shares=(float(parts[0]), float(parts[1])),
         towards=(towards[0], towards[1]),
-        anchors={name: placed(states) for name, states in anchors.items()},
-        prompt={name: placed(states) for name, states in prompt.items()},
+        anchors={name: place(states) for name, states in anchors.items()},
+        prompt={name: place(states) for name, states in prompt.items()},
         distances=(distance("image"), distance("steered")),
     )
 

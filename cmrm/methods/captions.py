@@ -18,7 +18,7 @@ class Captioned(Defence):
     engine: Engine
     max_new_tokens: int = 64
 
-    def shown(self, records: Sequence[Record]) -> list[Record]:
+    def show(self, records: Sequence[Record]) -> list[Record]:
         """Return the records with their images put into words; one without an image stays as it is."""
         captions = self.captions(records)
         return [_put_into_words(record, captions[record.id]) if record.id in captions else record for record in records]

@@ -19,6 +19,6 @@ class ReplacedImage(Defence):
 
     picture: Image.Image | None
 
-    def shown(self, records: Sequence[Record]) -> list[Record]:
+    def show(self, records: Sequence[Record]) -> list[Record]:
         """Return the records with that image, or with none."""
         return [replace(record, picture=self.picture) for record in records]

@@ -16,7 +16,7 @@ class Defence:
     methods can be held against each other at the same place.
     """
 
-    def shown(self, records: Sequence[Record]) -> Sequence[Record]:
+    def show(self, records: Sequence[Record]) -> Sequence[Record]:
         """Return what the model is asked in place of each record: by default the record itself."""
         return records
 

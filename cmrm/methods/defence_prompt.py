@@ -22,6 +22,6 @@ class DefencePrompt(Defence):
 
     template: str = TEMPLATE
 
-    def shown(self, records: Sequence[Record]) -> list[Record]:
+    def show(self, records: Sequence[Record]) -> list[Record]:
         """Return the records with their prompts inside the template."""
         return [replace(record, prompt=self.template.replace(PROMPT, record.prompt)) for record in records]

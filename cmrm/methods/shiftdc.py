@@ -27,7 +27,7 @@ class ShiftDC(Defence):
         """Caption each record's image and measure its shift from the caption, by two passes."""
         beside, alone = (
             read_states(self.captioned.engine, [Prompt(record.prompt, record.image) for record in asked])
-            for asked in (records, self.captioned.shown(records))
+            for asked in (records, self.captioned.show(records))
         )
         units = unit_vectors(self.direction)
         along = ((beside - alone) * units).sum(axis=-1, keepdims=True) * units

@@ -28,13 +28,13 @@ class GrowingLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values = self._rooms
-        self.keys, keys = _appended(self.keys, keys, key_states)
-        self.values, values = _appended(self.values, values, value_states)
+        self.keys, keys = _append(self.keys, keys, key_states)
+        self.values, values = _append(self.values, values, value_states)
         self._rooms = keys, values
         return self.keys, self.values
 
 
-def _appended(held: torch.Tensor, room: torch.Tensor | None, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _append(held: torch.Tensor, room: torch.Tensor | None, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Write `new` behind `held`, in `room` if `held` still lies there and it is large enough."""
     start = held.shape[-2] if held.numel() else 0
     end = start + new.shape[-2]
@@ -48,17 +48,17 @@ def _appended(held: torch.Tensor, room: torch.Tensor | None, new: torch.Tensor) 
 
 def empty_cache(config: Any) -> DynamicCache:
     """Return an empty cache for a model with this text config."""
-    return fanned_out(DynamicCache(config=config), 1)
+    return fan_out_cache(DynamicCache(config=config), 1)
 
 
-def fanned_out(past: DynamicCache, rows: int) -> DynamicCache:
+def fan_out_cache(past: DynamicCache, rows: int) -> DynamicCache:
     """Return a copy of a batch-1 cache for `rows` rows; the given one stays as it is."""
     fanned = copy.copy(past)
-    fanned.layers = [_copied(layer, rows) for layer in past.layers]
+    fanned.layers = [_copy_layer(layer, rows) for layer in past.layers]
     return fanned
 
 
-def _copied(layer: CacheLayerMixin, rows: int) -> CacheLayerMixin:
+def _copy_layer(layer: CacheLayerMixin, rows: int) -> CacheLayerMixin:
     if type(layer) not in (DynamicLayer, GrowingLayer):
         other = copy.deepcopy(layer)  # layers of other kinds update some states in place
         other.reorder_cache(torch.zeros(rows, dtype=torch.long))

@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ..errors import OutOfMemoryError
 from ..lru import Lru
-from .kv_cache import empty_cache, fanned_out
+from .kv_cache import empty_cache, fan_out_cache
 from .placement import device_of, total_memory
 
 Inputs = dict[str, torch.Tensor]
@@ -45,7 +45,7 @@ class Context:
 
     def fan_out(self, rows: int) -> Context:
         """Return a copy of this batch-1 context for `rows` rows; this one stays as it is."""
-        return Context(fanned_out(self.past, rows), list(self.rope_deltas), self.tiles)
+        return Context(fan_out_cache(self.past, rows), list(self.rope_deltas), self.tiles)
 
     @property
     def nbytes(self) -> int:

@@ -112,7 +112,7 @@ class Vlm:
             name, revision = name_model(source)
             vlm = cls(network, processor, name=name, revision=revision)
             # A template without a place for an image is known now, not at the first request.
-            vlm._laid_out("Hello", vlm.corrupted("white"))
+            vlm._laid_out("Hello", vlm.blank("white"))
         return vlm
 
     @property
@@ -154,7 +154,7 @@ class Vlm:
                     f"The model's processor can't take the picture ({first_sentence(error)}); mend it or leave it out."
                 ) from error
             # PaliGemma's processor wants an image: what it makes of one, less the image's tokens, is the text alone.
-            inputs = self._text_alone(self._laid_out(text, self.corrupted("white")))
+            inputs = self._text_alone(self._laid_out(text, self.blank("white")))
         self.check_length(inputs["input_ids"].shape[1])
         return inputs
 
@@ -207,7 +207,7 @@ class Vlm:
             ends = self.tokenizer.eos_token_id
         return frozenset([ends] if isinstance(ends, int) else ends or [])
 
-    def corrupted(self, corruption: Corruption, seed: int = 0) -> Image.Image:
+    def blank(self, corruption: Corruption, seed: int = 0) -> Image.Image:
         """Return the meaningless image of the method, in the size the model looks at."""
         return blank_image(self.processor, corruption, seed)
 

@@ -200,7 +200,7 @@ def pick_phrase(split: str, rng: random.Random, *parts: tuple[str, ...]) -> str:
 
 
 @cache
-def contested() -> frozenset[str]:
+def list_contested() -> frozenset[str]:
     """Verb classes that some objects make harmful: harmless requests use them as often as others."""
     cells = lexicon().cells
     return frozenset(verbs for kind in ("harmful", "double") for verbs, _ in cells[kind])
@@ -212,7 +212,7 @@ def make_request(kind: str, split: str, rng: random.Random) -> Request:
     cells = lex.cells[kind]
     while True:
         verbs, nouns = rng.choice(cells)
-        if kind == "harmless" and rng.random() < 0.5 and verbs not in contested():
+        if kind == "harmless" and rng.random() < 0.5 and verbs not in list_contested():
             continue
         verb, noun = rng.choice(lex.verbs[verbs]), rng.choice(lex.nouns[nouns])
         if draw_split(f"{verb.base}|{noun}") == split:

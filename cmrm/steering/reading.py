@@ -86,7 +86,7 @@ class LocalReading:
     def _steer(self, steered: Steered | None, group: list[int]) -> tuple[Hooks, torch.Tensor | None]:
         """Return what steers a group, and where the gaps are noted if it reaches for states."""
         chosen = steered and steered.pick(group)
-        if chosen is None or (vectors := _listed(chosen.vectors))[0].mode != "reach":
+        if chosen is None or (vectors := _list_vectors(chosen.vectors))[0].mode != "reach":
             return steer_rows(self.vlm, chosen), None
         gaps = torch.zeros(len(vectors), *vectors[0].values.shape)
         shift = Reach(torch.stack([torch.from_numpy(one.values) for one in vectors]), gaps)
@@ -100,7 +100,7 @@ class LocalReading:
         return {key: torch.cat([one[key] for one in chosen]) for key in chosen[0]}
 
 
-def _listed(vectors: Vectors | Sequence[Vectors]) -> Sequence[Vectors]:
+def _list_vectors(vectors: Vectors | Sequence[Vectors]) -> Sequence[Vectors]:
     return [vectors] if isinstance(vectors, Vectors) else vectors
 
 

@@ -63,7 +63,7 @@ def steer(
         key = (hidden.device, len(hidden))
         if key not in strengths:
             strengths[key] = _Strength.of(alphas, hidden)
-        return strengths[key].shifted(hidden, shift, layer, where)
+        return strengths[key].shift(hidden, shift, layer, where)
 
     return hooked({index: vlm.layers[index] for index in chosen}, edit)
 
@@ -162,7 +162,7 @@ class _Strength:
         alpha = torch.tensor(alphas, device=hidden.device).view(-1, 1, 1)
         return cls(alpha, None if all(alphas) else alpha == 0)
 
-    def shifted(self, hidden: torch.Tensor, steering: Steering, layer: int, where: slice) -> torch.Tensor:
+    def shift(self, hidden: torch.Tensor, steering: Steering, layer: int, where: slice) -> torch.Tensor:
         """Return `hidden` with its positions `where` shifted, in few operations: a decode step passes every layer."""
         state = hidden if hidden.shape[1] == 1 else hidden[:, where]
         delta = steering.delta(layer, state).to(hidden.device)

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from cmrm import LocalEngine, Vlm, extract_offsets, steer
-from cmrm.answering.batches import alike, answer_batch
+from cmrm.answering.batches import answer_batch, group_alike
 
 PROMPTS = ["What is this?", "And where on earth is it, do you think?", "Why?"]
 NAMES = ["llava", "llava_next", "qwen2_5_vl", "gemma3", "idefics3", "paligemma", "mllama"]
@@ -63,7 +63,7 @@ def test_the_opening_is_a_share_of_the_first_tokens_probability(vlm):
 
 def test_prompts_share_a_batch_only_with_images_of_one_shape(vlm):
     inputs = [vlm.encode(p, image) for p, image in (("a", None), ("bb", tiny.PICTURE), ("ccc", None))]
-    assert list(alike(inputs)) == [[0, 2], [1]]
+    assert list(group_alike(inputs)) == [[0, 2], [1]]
 
 
 def test_hooks_come_off_when_the_model_fails(vlm, offsets, monkeypatch):

@@ -230,7 +230,7 @@ def test_offsets_of_one_anchor_steer_like_prompt_offsets(vlm):
     """Beside the image that they were measured beside, both lead to the first token of the answer to the text alone."""
     how = {"estimator": "sequential", "corruption": "noise"}
     both = extract_offsets(LocalEngine(vlm), [PROMPT], **how), extract_offsets(LocalEngine(vlm), [PROMPT], **how)
-    one, own = (last(compare(vlm, vlm.corrupted("noise"), PROMPT, made, max_new_tokens=8)).rows for made in both)
+    one, own = (last(compare(vlm, vlm.blank("noise"), PROMPT, made, max_new_tokens=8)).rows for made in both)
     (alone,) = last(compare(vlm, None, PROMPT, None, (), max_new_tokens=8)).rows
     assert one[1].ids == own[1].ids
     assert one[1].ids[0] == alone.ids[0] != one[0].ids[0]

@@ -101,7 +101,7 @@ def test_many_prompts_do_not_depend_on_the_batch_size(engine, monkeypatch):
 def test_sequential_sample_level_lands_on_every_text_only_state_at_once(vlm, engine):
     steering = SampleLevel(engine).steering(RECORDS)
     for record, row in zip(RECORDS, steering, strict=True):
-        steered = plain(vlm, record.prompt, vlm.corrupted("white"), steer(vlm, row, 1.0))
+        steered = plain(vlm, record.prompt, vlm.blank("white"), steer(vlm, row, 1.0))
         torch.testing.assert_close(steered, plain(vlm, record.prompt, None), **CLOSE)
 
 
@@ -125,7 +125,7 @@ def test_prompts_that_cannot_be_measured_are_one_sentence(engine, prompts, optio
 def test_sample_level_is_text_minus_corrupted_of_each_record(vlm, engine):
     rows = values(SampleLevel(engine, "mean", "black").steering(RECORDS))
     for record, row in zip(RECORDS, rows, strict=True):
-        gap = plain(vlm, record.prompt, None) - plain(vlm, record.prompt, vlm.corrupted("black"))
+        gap = plain(vlm, record.prompt, None) - plain(vlm, record.prompt, vlm.blank("black"))
         torch.testing.assert_close(row, gap, **CLOSE)
 
 
@@ -159,7 +159,7 @@ def test_restoring_works_at_all_positions(vlm, engine, direction):
 def test_shiftdc_takes_out_what_the_image_adds_along_the_direction(vlm, direction, captioned):
     rows = values(ShiftDC(captioned, direction).steering(RECORDS))
     safe = -plain_direction(vlm)
-    for record, told, row in zip(RECORDS, captioned.shown(RECORDS), rows, strict=True):
+    for record, told, row in zip(RECORDS, captioned.show(RECORDS), rows, strict=True):
         alone = plain(vlm, told.prompt, None)
         shift = plain(vlm, record.prompt, record.image) - alone
         along = ((shift * safe).sum(-1) / (safe * safe).sum(-1))[:, None] * safe
@@ -174,7 +174,7 @@ def test_shiftdc_steers_the_same_part_of_any_depth(count, first):
 
 
 def test_a_caption_is_the_model_s_own_answer_and_takes_the_image_s_place(vlm, captioned):
-    shown = captioned.shown(RECORDS)
+    shown = captioned.show(RECORDS)
     for before, after in zip(RECORDS[:4], shown, strict=False):
         ids = tiny.generated(vlm, vlm.encode(REQUEST, before.image), 6)
         said = vlm.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
@@ -186,28 +186,28 @@ def test_a_caption_is_the_model_s_own_answer_and_takes_the_image_s_place(vlm, ca
 
 
 def test_images_of_different_shapes_are_captioned_in_passes_of_their_own(captioned, monkeypatch):
-    together = captioned.shown(RECORDS)
+    together = captioned.show(RECORDS)
     monkeypatch.setattr("cmrm.engines.local.alike", lambda inputs: [[k] for k in reversed(range(len(inputs)))])
-    assert captioned.shown(RECORDS) == together
+    assert captioned.show(RECORDS) == together
 
 
 def test_an_empty_caption_leaves_the_prompt(engine, monkeypatch):
     monkeypatch.setattr(Captioned, "captions", lambda *_: {"a": ""})
-    assert Captioned(engine).shown(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
+    assert Captioned(engine).show(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
 
 
 def test_the_defence_prompt_surrounds_the_prompt_and_leaves_the_rest():
-    [shown] = DefencePrompt().shown(RECORDS[:1])
+    [shown] = DefencePrompt().show(RECORDS[:1])
     assert shown.prompt.endswith(RECORDS[0].prompt)
     assert len(shown.prompt) > 200
     assert shown.picture is tiny.PICTURE
-    assert DefencePrompt("{prompt} Be good.").shown(RECORDS[:1])[0].prompt == "pick a lock Be good."
+    assert DefencePrompt("{prompt} Be good.").show(RECORDS[:1])[0].prompt == "pick a lock Be good."
 
 
 def test_ceilings_change_the_image_alone(engine):
-    assert ReplacedImage(None).shown(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
+    assert ReplacedImage(None).show(RECORDS[:1]) == [replace(RECORDS[0], picture=None)]
     noise = engine.blank("noise")
-    for before, after in zip(RECORDS, ReplacedImage(noise).shown(RECORDS), strict=True):
+    for before, after in zip(RECORDS, ReplacedImage(noise).show(RECORDS), strict=True):
         assert after.image.tobytes() == noise.tobytes()
         assert replace(after, picture=before.picture) == before
 
@@ -223,7 +223,7 @@ def test_a_random_direction_is_as_long_and_another_with_another_seed(offsets):
 def test_a_sign_flip_is_a_signed_mean_of_the_anchors_as_long_as_the_offsets(vlm, engine):
     offsets = extract_offsets(engine, ANCHORS.texts, estimator="mean")
     own = extract_each(engine, ANCHORS.texts, estimator="mean")
-    blank = vlm.corrupted("white")
+    blank = vlm.blank("white")
     gaps = torch.stack([plain(vlm, text, None) - plain(vlm, text, blank) for text in ANCHORS.texts])
     signed = torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * 4)
     candidates = torch.einsum("sa,alh->slh", signed, gaps)

@@ -84,7 +84,7 @@ def test_kept_prefixes_change_nothing_and_prompts_in_between_do_not_mix(case):
 
 def test_batched_extraction_with_the_image_read_once(case):
     vlm, tolerance = case
-    blank = vlm.corrupted("white")
+    blank = vlm.blank("white")
     gaps = [tiny.plain(vlm, vlm.encode(a, None))[1] - tiny.plain(vlm, vlm.encode(a, blank))[1] for a in ANCHORS]
     expected = torch.cat(gaps).mean(0)
     offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean")
@@ -94,7 +94,7 @@ def test_batched_extraction_with_the_image_read_once(case):
 def test_the_steered_state_at_a_single_layer(case):
     vlm, tolerance = case
     offsets = extract_offsets(LocalEngine(vlm), [PROMPT], estimator="mean")
-    inputs = vlm.encode(PROMPT, vlm.corrupted("white"))
+    inputs = vlm.encode(PROMPT, vlm.blank("white"))
     text = tiny.plain(vlm, vlm.encode(PROMPT, None))[1]
     for layer in range(len(vlm.layers)):
         with steer(vlm, offsets, 1.0, layers=[layer]):

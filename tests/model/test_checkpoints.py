@@ -134,7 +134,7 @@ def test_fluency_is_the_mean_log_probability_of_a_full_forward(vlm):
 
 
 def test_offsets_are_the_gaps_of_full_forwards_and_fit_after_a_save(vlm, offsets, tmp_path):
-    blank = vlm.corrupted("white")
+    blank = vlm.blank("white")
     gaps = [tiny.plain(vlm, vlm.encode(a, None))[1] - tiny.plain(vlm, vlm.encode(a, blank))[1] for a in ANCHORS]
     expected = torch.cat(gaps).mean(0)
     assert (torch.from_numpy(offsets.values) - expected).norm() <= 1e-3 * expected.norm()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig
 
-from cmrm.model.kv_cache import ROOM, GrowingLayer, empty_cache, fanned_out
+from cmrm.model.kv_cache import ROOM, GrowingLayer, empty_cache, fan_out_cache
 
 CONFIG = LlamaConfig(num_hidden_layers=2)
 HEADS, SIZE = 2, 4
@@ -57,7 +57,7 @@ def test_same_as_the_stock_cache(todo: list[Doing]) -> None:
         elif what == "fan out" and rows == 1:
             if stock.get_seq_length():
                 kept.append((grown, [layer.keys.clone() for layer in grown.layers]))
-            grown, stock = fanned_out(grown, count), stock_fan_out(stock, count)
+            grown, stock = fan_out_cache(grown, count), stock_fan_out(stock, count)
             rows = count
         assert grown.get_seq_length() == stock.get_seq_length()
     for past, keys in kept:

@@ -95,14 +95,14 @@ def test_no_prompt_adds_an_image_token_or_a_chat_marker(vlm, prompt):
 
 
 def test_the_image_processor_says_how_large_a_blank_is(vlm):
-    assert vlm.corrupted("white").size == (32, 32)
+    assert vlm.blank("white").size == (32, 32)
     assert isinstance(vlm.processor.image_processor, CLIPImageProcessorPil)
 
 
 def test_an_area_called_shortest_edge_is_no_side_of_a_blank(vlm, monkeypatch):
     """Qwen2-VL's processor says 56 x 56 pixels that way."""
     monkeypatch.setattr(vlm.processor.image_processor, "size", {"shortest_edge": 3136, "longest_edge": 12845056})
-    assert vlm.corrupted("white").size == (336, 336)
+    assert vlm.blank("white").size == (336, 336)
 
 
 def test_import_and_help_need_no_torch():

@@ -34,13 +34,13 @@ def plain_states(vlm, prompts, image, steering=None, layers=()):
 @pytest.mark.parametrize("corruption", ["white", "black", "mean", "noise"])
 def test_mean_is_the_mean_of_text_minus_corrupted(vlm, corruption):
     offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean", corruption=corruption)
-    gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.corrupted(corruption))
+    gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.blank(corruption))
     torch.testing.assert_close(torch.from_numpy(offsets.values), gaps.mean(0), rtol=1e-3, atol=1e-3)
 
 
 def test_pc1_points_along_the_mean_and_is_as_long_as_the_mean_projection(vlm):
     offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="pc1")
-    gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.corrupted("white"))
+    gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.blank("white"))
     for layer, vector in enumerate(torch.from_numpy(offsets.values)):
         rows = gaps[:, layer]
         covariance = torch.cov(rows.T.double())
@@ -55,7 +55,7 @@ def test_sequential_is_the_gap_left_with_the_layers_below_steered(vlm):
     offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="sequential")
     text = plain_states(vlm, ANCHORS, None)
     for layer in range(len(vlm.layers)):
-        steered = plain_states(vlm, ANCHORS, vlm.corrupted("white"), offsets, range(layer))
+        steered = plain_states(vlm, ANCHORS, vlm.blank("white"), offsets, range(layer))
         torch.testing.assert_close(
             torch.from_numpy(offsets.values)[layer], (text - steered)[:, layer].mean(0), rtol=1e-3, atol=2e-3
         )
@@ -74,7 +74,7 @@ def test_prompt_offsets_are_those_of_one_anchor(vlm):
         [sample, _] = extract_each(LocalEngine(vlm), [ANCHORS[2], ANCHORS[0]], estimator=estimator)
         alone = extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator=estimator)
         np.testing.assert_allclose(sample.values, alone.values, rtol=1e-3, atol=1e-3)
-    gap = plain_states(vlm, ANCHORS[2:3], None) - plain_states(vlm, ANCHORS[2:3], vlm.corrupted("white"))
+    gap = plain_states(vlm, ANCHORS[2:3], None) - plain_states(vlm, ANCHORS[2:3], vlm.blank("white"))
     alone = extract_offsets(LocalEngine(vlm), [ANCHORS[2]], estimator="mean")
     np.testing.assert_allclose(alone.values, gap[0].numpy(), rtol=1e-3, atol=1e-3)
 
@@ -87,7 +87,7 @@ def test_a_template_with_the_image_behind_the_text_needs_no_shared_prefix():
     )
     vlm = Vlm(tiny.llava(), processor)
     offsets = extract_offsets(LocalEngine(vlm), ANCHORS, estimator="mean")
-    gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.corrupted("white"))
+    gaps = plain_states(vlm, ANCHORS, None) - plain_states(vlm, ANCHORS, vlm.blank("white"))
     torch.testing.assert_close(torch.from_numpy(offsets.values), gaps.mean(0), rtol=1e-3, atol=1e-3)
 
 

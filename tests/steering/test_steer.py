@@ -32,7 +32,7 @@ def batch(inputs, rows):
 
 def test_sign_sample_level_blank_image_alpha_1_lands_on_the_text_only_state(vlm):
     """h_o + 1 (h_t - h_c) with h_o = h_c is h_t, exactly where one layer alone is steered."""
-    blank = vlm.encode(PROMPT, vlm.corrupted("white"))
+    blank = vlm.encode(PROMPT, vlm.blank("white"))
     text = layer_outputs(vlm, vlm.encode(PROMPT, None))
     plain = layer_outputs(vlm, blank)
     offsets = extract_offsets(LocalEngine(vlm), [PROMPT], estimator="mean", corruption="white")
@@ -46,7 +46,7 @@ def test_sign_sample_level_blank_image_alpha_1_lands_on_the_text_only_state(vlm)
 def test_sequential_offsets_land_on_the_text_only_state_at_every_layer_at_once(vlm):
     offsets = extract_offsets(LocalEngine(vlm), [PROMPT], estimator="sequential")
     with steer(vlm, offsets, 1.0):
-        steered = layer_outputs(vlm, vlm.encode(PROMPT, vlm.corrupted("white")))
+        steered = layer_outputs(vlm, vlm.encode(PROMPT, vlm.blank("white")))
     torch.testing.assert_close(steered, layer_outputs(vlm, vlm.encode(PROMPT, None)), rtol=1e-3, atol=1e-3)
 
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from transformers import DynamicCache
 
-from ...answering.batches import padded
+from ...answering.batches import pad_together
 from ...data.records import Record
 from ...methods.defence import Added
 from ...model.network import first_tokens
@@ -21,7 +21,7 @@ class Probe:
 
     def __init__(self, vlm: Vlm, chosen: Iterable[Record]) -> None:
         self.vlm, self.records = vlm, list(chosen)
-        inputs = padded(vlm, [vlm.encode(record.prompt, record.image) for record in self.records])
+        inputs = pad_together(vlm, [vlm.encode(record.prompt, record.image) for record in self.records])
         self.mask, self.last = inputs["attention_mask"], inputs["input_ids"][:, -1:]
         self.past = DynamicCache(config=vlm.network.config)
         with torch.no_grad():

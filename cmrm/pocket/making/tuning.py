@@ -219,7 +219,7 @@ def _choose(pool: Iterable[Trial], sets: list[DevSet]) -> Trial:
 
 def _report_unsteered(dev: DevSet) -> None:
     """How the unsteered model does, to hold the steered one against."""
-    asked = Probe(dev.engine.vlm, ReplacedImage(None).shown(dev.probes[0].records))
+    asked = Probe(dev.engine.vlm, ReplacedImage(None).show(dev.probes[0].records))
     alone = map(pocket_verdict, asked.records, asked.answers())
     say(f"harmful, text only: refused {_percent(found == 'refused' for found in alone):.1f}")
     say(f"unsteered: {dev.judge(UNSTEERED)}")
