@@ -187,7 +187,7 @@ def test_a_caption_is_the_model_s_own_answer_and_takes_the_image_s_place(vlm, ca
 
 def test_images_of_different_shapes_are_captioned_in_passes_of_their_own(captioned, monkeypatch):
     together = captioned.show(RECORDS)
-    monkeypatch.setattr("cmrm.engines.local.alike", lambda inputs: [[k] for k in reversed(range(len(inputs)))])
+    monkeypatch.setattr("cmrm.engines.local.group_alike", lambda inputs: [[k] for k in reversed(range(len(inputs)))])
     assert captioned.show(RECORDS) == together
 
 
