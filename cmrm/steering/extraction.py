@@ -1,7 +1,6 @@
 """Anchors in, offsets out: text-only minus corrupted-image states at the last prompt token."""
 
 import hashlib
-import itertools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -123,8 +122,13 @@ def anchors_digest(anchors: Sequence[str]) -> str:
 
 def _count(reading: Generator[int, None, np.ndarray], done: int, total: int) -> Generator[Progress, None, np.ndarray]:
     """Turn the passes of a reading into progress, `done` passes having gone before."""
-    passes = itertools.count(done + 1)
-    return relay(reading, lambda _: Progress("measuring", next(passes), total))
+    seen = {0}
+
+    def count(read: int) -> Progress:
+        seen.add(read)
+        return Progress("measuring", done + len(seen) - 1, total)
+
+    return relay(reading, count)
 
 
 def _mean(differences: torch.Tensor) -> torch.Tensor:

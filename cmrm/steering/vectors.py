@@ -82,8 +82,8 @@ class Reading(Protocol):
     def states(self, steered: Steered | None = None) -> Generator[int, None, np.ndarray]:
         """Return the layer outputs at each last prompt token, float32 `(prompts, layers, hidden)`, as steering left it.
 
-        Yields how many prompts have been read after each pass; close it to stop. Of rows that reach for a state it is
-        the gap that was left before.
+        Yields how many prompts have been read after each pass, and perhaps while one lasts; close it to stop. Of rows
+        that reach for a state it is the gap that was left before.
 
         Raises:
             CmrmError: memory that ran out, or a layer that puts out something else than one state a position.
