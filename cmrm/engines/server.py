@@ -210,7 +210,7 @@ class _Loop:
         self.client, self._loop = client, asyncio.new_event_loop()
         self._thread = Thread(target=_run, args=(self._loop, client), name="vllm-client", daemon=True)
         self._thread.start()
-        weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
+        self._ending = weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
 
     @contextmanager
     def running(self, work: Coroutine[Any, Any, None]) -> Generator[None]:
@@ -227,9 +227,10 @@ class _Loop:
         try:
             yield
         finally:
-            if current_thread() is self._thread:  # which may collect a forgotten stream as garbage
+            # A forgotten stream may be collected as garbage by this very thread, or when the process ends.
+            if current_thread() is self._thread:
                 task.cancel()
-            else:
+            elif self._ending.alive:
                 self._call(end(task))
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
