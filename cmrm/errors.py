@@ -5,7 +5,11 @@ class CmrmError(ValueError):
     """A mistake a user can make and mend; the message is one sentence: what, why, what to do."""
 
 
-class NotThereError(CmrmError):
+class ServerError(CmrmError):
+    """A fault of the server, whatever it was asked: the same may be answered another time."""
+
+
+class NotThereError(ServerError):
     """A server that is not up now, and may be later."""
 
 

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 Stage = Literal[
     "measuring",  # offsets
-    "reading",  # the prompt, to explain
+    "reading",  # the prompt
     "answering",
     "strengths",  # the prompt at many alphas
     "parting",  # where two answers differ

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +11,7 @@ from threading import Lock
 from ..answering.steps import Answered
 from ..data.records import LABELS, Record
 from ..engines.base import Engine
-from ..errors import CmrmError, OutOfMemoryError
+from ..errors import CmrmError, OutOfMemoryError, ServerError
 from ..judging.judges import Judge
 from ..judging.openings import refusal_openings
 from ..methods.defence import Added, Defence
@@ -20,6 +20,9 @@ from ..progress import Progress
 from ..settings import Settings
 from ..steering.vectors import Prompt, Steered
 from .journal import Entry, Journal
+
+_Key = tuple[int, tuple[str, ...]]
+"""A defence and the records that it is for."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Study:
         """Answer what the journal lacks, sharing the batches among processes.
 
         Raises:
+            ServerError: a fault of the server, which is no record's.
             CmrmError: memory for not even one row, or with `strict` a record that can't be answered.
         """
         mine = self._batches()[processes.index :: processes.count]
@@ -102,7 +106,7 @@ class Study:
             yield map
             return
         with ThreadPoolExecutor(self.engine.at_once) as pool:
-            yield pool.map
+            yield lambda ask, *columns: _as_they_come([pool.submit(ask, *row) for row in zip(*columns, strict=True)])
 
     @cached_property
     def openings(self) -> frozenset[int]:
@@ -124,17 +128,40 @@ class Study:
         return [kind[k : k + self.batch] for kind in kinds for k in range(0, len(kind), self.batch)]
 
 
+def _as_they_come(coming: Sequence[Future[list[Entry]]]) -> Iterator[list[Entry]]:
+    """Yield what is answered; the first failure is raised behind all that ran beside it, and ends what had to wait."""
+    failure = None
+    try:
+        for one in as_completed(coming):
+            if one.cancelled():
+                continue
+            if (problem := one.exception()) is None:
+                yield one.result()
+            elif failure is None:
+                failure = problem
+                for other in coming:
+                    other.cancel()
+    finally:
+        for one in coming:
+            one.cancel()
+    if failure is not None:
+        raise failure
+
+
 class _Batch:
     """Records that are answered together under each condition; what several conditions need is made once."""
 
     def __init__(self, study: Study) -> None:
-        self.study, self._lock = study, Lock()
-        self.defended: dict[tuple[int, tuple[str, ...]], tuple[Sequence[Record], Added, float]] = {}
+        self.study = study
+        self._locks: dict[_Key, Lock] = {}
+        self.defended: dict[_Key, tuple[Sequence[Record], Added, float]] = {}
 
     def entries(self, condition: Condition, records: Sequence[Record]) -> list[Entry]:
         """Answer and judge; in halves where memory runs out, or to find the one record that can't be answered."""
         try:
             return self._answer(condition, records)
+        except ServerError:
+            raise
         except CmrmError as error:
             failure = error
         if len(records) > 1:
@@ -168,7 +195,7 @@ class _Batch:
     def _defend(self, defence: Defence, records: Sequence[Record]) -> tuple[Sequence[Record], Added, float]:
         """What a defence shows and adds, and the seconds that took, which count wherever it is used again."""
         key = id(defence), tuple(record.id for record in records)
-        with self._lock:
+        with self._locks.setdefault(key, Lock()):
             if key not in self.defended:
                 started = time.perf_counter()
                 shown, vectors = defence.show(records), defence.steering(records)

@@ -4,7 +4,19 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ..errors import CmrmError
+
 _SENTINEL = "\u241fprompt\u241f"
+
+
+def check_length(context: int | None, prompt: int, new: int = 0) -> None:
+    """Raise `CmrmError` if a prompt of `prompt` tokens and `new` more don't fit a model's context (None: no bound)."""
+    if context is not None and (over := prompt + new - context) > 0:
+        what = f"The prompt and {new} new tokens take" if new else "The prompt takes"
+        remedy = "shorten the prompt or ask for fewer tokens" if new else "shorten it"
+        raise CmrmError(
+            f"{what} {prompt + new:,} tokens, {over:,} more than the model's context of {context:,}; {remedy}."
+        )
 
 
 def template_markers(processor: Any) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from .network import Inputs, Network
 from .placement import checked_device_map, free_memory
 from .probe import probe
 from .processor import blank_image, load_processor
-from .prompts import neutralise, template_markers
+from .prompts import check_length, neutralise, template_markers
 from .quantization import cast_unquantized, load_settings, quantization_of, shape_notes
 from .unusable import check_architecture, check_complete, check_files, reword_errors
 
@@ -185,14 +185,7 @@ class Vlm:
 
     def check_length(self, prompt: int, new: int = 0) -> None:
         """Raise `CmrmError` if a prompt of `prompt` tokens and `new` more don't fit the model's context."""
-        over = prompt + new - (self.context_length or prompt + new)
-        if over > 0:
-            what = f"The prompt and {new} new tokens take" if new else "The prompt takes"
-            remedy = "shorten the prompt or ask for fewer tokens" if new else "shorten it"
-            raise CmrmError(
-                f"{what} {prompt + new:,} tokens, {over:,} more than the model's context of {self.context_length:,}; "
-                f"{remedy}."
-            )
+        check_length(self.context_length, prompt, new)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -1,7 +1,6 @@
 """Anchors in, offsets out: text-only minus corrupted-image states at the last prompt token."""
 
 import hashlib
-import itertools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -66,26 +65,25 @@ def extract(
     beside = reader.reading([Prompt(text, blank) for text in anchors])
     layers = reader.identity.layers
     repeats = 1 if estimator != "sequential" or beside.passes == 1 else layers
-    passes, total = itertools.count(1), alone.passes + repeats * beside.passes
-
-    def tell_pass(_: int) -> Told:
-        return tell(Progress("measuring", next(passes), total))
-
+    total = alone.passes + repeats * beside.passes
     # 2. Read the texts alone: where states are to be pulled to.
-    texts = torch.from_numpy((yield from alone.states(None, tell_pass)))
+    texts = torch.from_numpy((yield from alone.states(None, _count(tell, 0, total))))
     # 3. Read them beside the image, and estimate what is missing.
+    done = alone.passes
     if estimator != "sequential":
-        states = yield from beside.states(None, tell_pass)
+        states = yield from beside.states(None, _count(tell, done, total))
         values = _COMBINE[estimator](texts - torch.from_numpy(states))
     elif repeats == 1:  # each layer's gap is known when the pass gets there
         target = Vectors(texts.mean(dim=0).numpy(), "reach")
-        gaps = yield from beside.states(Steered(target), tell_pass)
+        gaps = yield from beside.states(Steered(target), _count(tell, done, total))
         values = torch.from_numpy(gaps[0])
     else:
         values = torch.zeros(texts.shape[1:])
         for layer in range(layers):  # zero where nothing has been measured yet
-            states = yield from beside.states(Steered(Vectors(values.numpy())), tell_pass)
+            below = Steered(Vectors(values.numpy()))
+            states = yield from beside.states(below, _count(tell, done, total))
             values[layer] = (texts - torch.from_numpy(states))[:, layer].mean(dim=0)
+            done += beside.passes
     return Offsets(values.numpy(), fits=reader.identity, origin=_origin(anchors, estimator, corruption))
 
 
@@ -127,6 +125,17 @@ def read_states(reader: Reader, prompts: Sequence[Prompt], steered: Steered | No
 def anchors_digest(anchors: Sequence[str]) -> str:
     """Return the SHA-256 that names an anchor set: its texts in order."""
     return hashlib.sha256("\0".join(anchors).encode()).hexdigest()
+
+
+def _count(tell: Callable[[Progress], Told], done: int, total: int) -> Callable[[int], Told]:
+    """Return what tells of a reading's passes, `done` having gone before; one that is not over is no pass."""
+    seen = {0}
+
+    def count(read: int) -> Told:
+        seen.add(read)
+        return tell(Progress("measuring", done + len(seen) - 1, total))
+
+    return count
 
 
 def _mean(differences: torch.Tensor) -> torch.Tensor:

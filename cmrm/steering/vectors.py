@@ -83,8 +83,8 @@ class Reading(Protocol):
     def states(self, steered: Steered | None, tell: Callable[[int], Told]) -> Generator[Told, None, np.ndarray]:
         """Return the layer outputs at each last prompt token, float32 `(prompts, layers, hidden)`, as steering left it.
 
-        Yields after each pass what `tell` makes of the number of prompts read; close it to stop. Of rows that reach for
-        a state it is the gap that was left before.
+        Yields what `tell` makes of the number of prompts read, after each pass and perhaps while one lasts; close it to
+        stop. Of rows that reach for a state it is the gap that was left before.
 
         Raises:
             CmrmError: memory that ran out, or a layer that puts out something else than one state a position.

@@ -75,9 +75,11 @@ class _Endpoints:
         """
         with show_errors():
             request = parse_request("compare", image, prompt, _name(choices))
+            repeat: dict[str, object] = {}
             for step in answer(self.bench, request):
+                repeat = repeat or describe_request(self.bench, request)
                 unsteered, steered = step.rows[:2]
-                yield unsteered.text, steered.text, details(self.bench, request, step)
+                yield unsteered.text, steered.text, details(repeat, step)
 
     @take_settings(_show, "alphas", *SWEPT)
     def sweep(  # type: ignore[misc]
@@ -160,18 +162,25 @@ class _Endpoints:
             return Offsets.load(path).header()
 
 
-def details(bench: Workbench, request: Request, step: Step) -> dict[str, object]:
-    """Return what is known about the answers besides two texts, the settings to repeat them included."""
+def describe_request(bench: Workbench, request: Request) -> dict[str, object]:
+    """Return what answers a request, and the settings to repeat it."""
     identity, settings = bench.engine.identity, bench.settle(request.settings, request.offsets)
-    rows = {name: _measures(row) for name, row in zip(NAMES, step.rows, strict=False)}
-    if "third" in rows:
-        rows["third"]["text"] = step.rows[2].text
     return {
         "model": identity.model,
         "revision": identity.revision,
         "quantization": identity.quantization,
         **settings.json(),
         "offsets": describe_offsets(bench, settings, request.offsets),
+    }
+
+
+def details(repeat: dict[str, object], step: Step) -> dict[str, object]:
+    """Return what is known about the answers besides two texts: how to `repeat` them, and each row's figures."""
+    rows = {name: _measures(row) for name, row in zip(NAMES, step.rows, strict=False)}
+    if "third" in rows:
+        rows["third"]["text"] = step.rows[2].text
+    return {
+        **repeat,
         "progress": describe(step.progress) if step.progress else "",
         **rows,
         "done": step.done,

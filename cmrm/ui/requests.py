@@ -176,18 +176,24 @@ def _supervise(kind: str, facts: Mapping[str, object]) -> Iterator[Callable[[Ste
 def _pace(stream: Generator[Item, None, Result], is_last: Callable[[Item], bool]) -> Generator[Item, None, Result]:
     """Pass on what a page can follow, and the last, and return what the stream returns.
 
-    Where showing takes long, as it does for many visitors at once, less is shown: a fifth of the time goes there.
+    Where showing takes long, as it does for many visitors at once, less is shown: a fifth of the time goes there. What
+    was held back is shown before the stream's fault.
     """
     shown, pause = 0.0, 1 / UPDATES_PER_SECOND
+    held: list[Item] = []
     with closing(stream):
         while True:
             try:
                 item = next(stream)
             except StopIteration as end:
                 return end.value
-            begin = time.monotonic()
+            except Exception:
+                yield from held
+                raise
+            begin, held = time.monotonic(), [item]
             if begin - shown >= pause or is_last(item):
                 yield item
+                held.clear()
                 shown = time.monotonic()
                 pause = max(1 / UPDATES_PER_SECOND, 4 * (shown - begin))
 

@@ -33,7 +33,9 @@ def log_request(request: str, settings: Mapping[str, object]) -> Iterator[Callab
 
     def see(step: Step) -> Step:
         nonlocal first, rows
-        first, rows = first or time.perf_counter() - start, step.rows
+        rows = step.rows
+        if first is None and any(row.tokens for row in rows):
+            first = time.perf_counter() - start
         return step
 
     try:

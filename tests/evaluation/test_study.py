@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from dataclasses import replace
@@ -19,11 +20,13 @@ import torch
 from cmrm import CmrmError, LocalEngine, Settings, Vlm, extract_offsets
 from cmrm.engines import local
 from cmrm.engines.opening import open_engine
-from cmrm.errors import OutOfMemoryError
+from cmrm.errors import OutOfMemoryError, ServerError
 from cmrm.evaluation import Plan, run
+from cmrm.evaluation.study import Study, _Batch
 from cmrm.judging.guard import GuardJudge
 from cmrm.methods.captions import Captioned
 from cmrm.methods.cmrm import SampleLevel
+from cmrm.methods.defence import Defence
 from cmrm.settings import ModelChoice
 from cmrm.steering.anchors import load_anchors
 from cmrm.steering.reading import LocalReading
@@ -363,6 +366,62 @@ def test_an_engine_of_many_requests_is_asked_under_all_conditions_at_once(plan, 
     run(replace(plan, out=tmp_path / "together"))
     assert rows(tmp_path / "together") == rows(plan.out)
     assert 1 < most[0] <= 4
+
+
+def test_a_fault_of_the_server_ends_the_run_and_is_no_bad_record(plan, monkeypatch):
+    def gone(*_, **__):
+        raise ServerError("The server is gone.")
+
+    monkeypatch.setattr(LocalEngine, "log_probabilities", gone)
+    with pytest.raises(ServerError, match=r"^The server is gone\.$"):
+        run(replace(plan, skip_bad=True))
+    assert not (plan.out / "rows.jsonl").exists()
+
+
+def test_conditions_that_were_answered_beside_a_fault_are_kept(plan, monkeypatch):
+    ask, lock, asked = LocalEngine.answer_batch, threading.Lock(), []
+
+    def answer_batch(self, prompts, *arguments, openings=frozenset(), **options):
+        with lock:
+            if openings:
+                asked.append(1)
+            mine = len(asked)
+        if openings and mine == 1:
+            raise ServerError("The server is gone.")
+        if openings:
+            time.sleep(0.5)
+        return ask(self, prompts, *arguments, openings=openings, **options)
+
+    monkeypatch.setattr(LocalEngine, "answer_batch", answer_batch)
+    monkeypatch.setattr(
+        sys.modules[run.__module__], "open_engine", lambda chosen: replace(open_engine(chosen), at_once=3)
+    )
+    with pytest.raises(ServerError, match="gone"):
+        run(plan)
+    kept = rows(plan.out)
+    assert len(kept) == 2 * (len(asked) - 1) > 0
+    assert not any(row["error"] for row in kept.values())
+
+
+def test_a_condition_does_not_wait_for_what_another_measures():
+    measuring, answered = threading.Event(), threading.Event()
+
+    class Slow(Defence):
+        def steering(self, records):
+            measuring.set()
+            assert answered.wait(timeout=30)
+
+    batch = _Batch(Study(None, [], [], [], 1, True))
+    thread = threading.Thread(target=batch._defend, args=(Slow(), []))
+    thread.start()
+    assert measuring.wait(timeout=30)
+    other = threading.Thread(target=batch._defend, args=(Defence(), []), daemon=True)
+    other.start()
+    other.join(timeout=20)
+    alive = other.is_alive()
+    answered.set()
+    thread.join()
+    assert not alive
 
 
 def test_two_processes_answer_what_one_does_record_by_record(plan, tmp_path):

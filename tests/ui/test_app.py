@@ -23,6 +23,7 @@ from cmrm import CmrmError, Offsets, Row, Settings, Step
 from cmrm.steering.recipes import recipes_for
 from cmrm.terminal import run_commands
 from cmrm.ui import UPDATES_PER_SECOND, Request, answer
+from cmrm.ui.endpoints import _Endpoints
 from cmrm.ui.html import parts, write_pane
 from cmrm.ui.view import View, choose_veil
 from cmrm.workbench import Workbench
@@ -89,6 +90,30 @@ def test_a_reader_who_takes_long_is_shown_less_and_the_end():
         time.sleep(0.1)
     assert 2 <= len(shown) <= 6  # a fifth of the time, and the end
     assert shown[-1].done
+
+
+def test_what_was_held_back_is_shown_before_a_fault():
+    class Failing:
+        """A workbench that fails right behind its second step."""
+
+        def compare(self, *_: object) -> Iterator[Step]:
+            yield Step((Row(0.0),))
+            yield Step((Row(0.0, "whole", ended=True),))
+            raise CmrmError("No.")
+
+    shown = []
+    with pytest.raises(CmrmError, match=r"^No\.$"):
+        shown.extend(answer(Failing(), Request(None, "Hi", Settings(), None, None)))
+    assert [step.rows[0].text for step in shown] == ["", "whole"]
+
+
+def test_what_repeats_an_answer_is_found_once_a_request(monkeypatch):
+    bench, found = workbench(), []
+    settle = Workbench.settle
+    monkeypatch.setattr(Workbench, "settle", lambda *given: found.append(1) or settle(*given))
+    endpoint = _Endpoints(bench, None)
+    assert len(list(endpoint.compare(None, "What is this?", 1.0, "dataset", 3))) > 1
+    assert len(found) == 2  # to answer, and to say how
 
 
 def test_image_and_prompt_are_enough(client):
