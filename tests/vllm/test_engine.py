@@ -3,7 +3,10 @@
 CMRM_SERVER=URL python -m pytest -c tests/vllm/pytest.ini tests/vllm/test_engine.py
 """
 
+import json
 import os
+import time
+from contextlib import closing
 from itertools import product
 
 import numpy as np
@@ -16,7 +19,7 @@ pytest.importorskip("bitsandbytes", reason="the local engine is not in this envi
 from reference import chosen, engine
 
 from cmrm import Offsets, Settings, extract_each, extract_offsets
-from cmrm.engines.vllm import VllmEngine
+from cmrm.engines.vllm import VllmEngine, steer
 from cmrm.files import ASSETS
 from cmrm.judging.openings import refusal_openings
 from cmrm.steering.vectors import Prompt, Steered
@@ -96,21 +99,37 @@ def test_offsets_are_the_same(local, remote, prompts, estimator):
 
 
 @pytest.mark.parametrize("steps", ["prompt", "all"])
-@pytest.mark.parametrize("begun", [0, 5])
+@pytest.mark.parametrize("begun", [0, 5, 40])
 def test_the_same_may_come_next(local, remote, offsets, prompts, steps, begun):
     settings = Settings(layers=WHERE, steps=steps)
     steered = Steered.by(settings, offsets, 0.0, 1.1)
-    [answer] = local.answer_batch(prompts[:1], max_new_tokens=20)
-    mine, theirs = (
-        one.prepare(prompts[0], settings, 2).next_token(steered, answer.ids[:begun]) for one in (local, remote)
+    # 40 tokens hold a block of the prefix cache; no one answer is as long.
+    text = " ".join(answer.text for answer in local.answer_batch(prompts[:2], max_new_tokens=40))
+    behind = local.tokenizer(text, add_special_tokens=False)["input_ids"][:begun]
+    assert len(behind) == begun
+    mine, once, again = (
+        one.prepare(prompts[0], settings, 2).next_token(steered, behind) for one in (local, remote, remote)
     )
-    np.testing.assert_allclose(theirs.probabilities, mine.probabilities, atol=1e-4)
-    near(theirs.states, mine.states)
+    for found in (once, again):
+        np.testing.assert_allclose(found.probabilities, mine.probabilities, atol=1e-4)
+        near(found.states, mine.states)
+
+
+def steered_tokens(remote) -> int:
+    return json.loads(remote.server.get("/v1/cmrm"))["workers"][0]["steered"]
 
 
 def test_nothing_runs_there_once_a_stream_is_closed(remote, offsets, prompts):
-    settings = Settings(max_new_tokens=400, steps="all", positions="last")
-    stream = remote.prepare(prompts[0], settings, 2).answer(Steered.by(settings, offsets, 0.0, 1.1))
-    next(stream)
-    stream.close()
-    assert remote.health().running == 0
+    before = steered_tokens(remote)
+    steered = Steered(offsets, 1.1, WHERE, "last", "all")
+    body = remote.ask(prompts[0], max_tokens=400, ignore_eos=True)
+    with closing(remote.server.stream_all([steer(body, steered, row) for row in range(2)])) as stream:
+        while not next(stream):
+            pass
+        assert remote.health().running
+    end = time.monotonic() + 20
+    while remote.health().running:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    # They did not come to their own ends, behind 400 steered tokens each.
+    assert steered_tokens(remote) - before < 700

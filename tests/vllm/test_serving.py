@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 import httpx
 import numpy as np
@@ -82,6 +83,17 @@ def test_what_would_be_answered_unsteered_is_refused(server):
     for path in ("/v1/responses", "/v1/messages", "/inference/v1/generate", "/v1/chat/completions/batch"):
         other = httpx.post(f"{server}{path}", json=body)
         assert (other.status_code, "can't be steered" in other.text) == (400, True), path
+        hidden = httpx.post(f"{server}{path}", content=other.request.content.replace(b'"cmrm"', rb'"\u0063mrm"'))
+        assert (hidden.status_code, "can't be steered" in hidden.text) == (400, True), path
+
+
+def test_what_was_asked_of_an_earlier_start_of_the_server_is_not_answered(server):
+    instance, body = httpx.get(f"{server}/v1/cmrm").json()["instance"], chat("Hello", max_tokens=1, stream=False)
+    for path, asked in (("/v1/chat/completions", body), ("/v1/cmrm/states", {"names": []})):
+        for given, status in ((instance, 200), ("another", 409)):
+            answer = httpx.post(f"{server}{path}", json=asked, headers={"X-CMRM-Instance": given}, timeout=60)
+            assert answer.status_code == status
+        assert "started anew" in answer.json()["error"]["message"]
 
 
 def test_a_request_that_is_too_long_is_refused(server):
@@ -134,9 +146,23 @@ def test_a_steered_request_reads_no_unsteered_keys_where_it_steers_everywhere(se
     assert cached(complete(server, prompt, packed(OFFSETS) | {"positions": "all"})) == 0
 
 
+def test_a_state_before_a_long_answer_is_recorded_however_often_it_is_asked_for(server):
+    prompt, states = [1, *[150] * 40, *[151] * 40], []
+    for k in range(2):
+        complete(server, prompt, {"capture": f"again-{k}", "behind": 40})
+        states.append(fetch(server, [f"again-{k}"])[f"again-{k}"])
+    assert cached(complete(server, prompt, {"capture": "again", "behind": 40})) == 32
+    np.testing.assert_allclose(states[0], states[1], atol=5e-4 * np.abs(states[0]).max())
+
+
+def worker(server: str) -> dict[str, Any]:
+    return httpx.get(f"{server}/v1/cmrm").json()["workers"][0]
+
+
 def test_a_closed_connection_frees_what_it_held(server):
-    spec = with_(alpha=1.0, steps="all")
-    body = chat("What is there?", spec=spec, max_tokens=450, ignore_eos=True)
+    before = worker(server)
+    assert not before["running"]
+    body = chat("What is there?", spec=with_(alpha=1.0, steps="all"), max_tokens=450, ignore_eos=True)
     with (
         httpx.Client(base_url=server, timeout=60) as client,
         client.stream("POST", "/v1/chat/completions", json=body) as response,
@@ -144,14 +170,16 @@ def test_a_closed_connection_frees_what_it_held(server):
         lines = response.iter_lines()
         for _ in range(6):
             next(lines)
+        assert worker(server)["running"] == 1
     for _ in range(40):
-        health = httpx.get(f"{server}/v1/cmrm").json()
-        if not health["workers"][0]["running"]:
-            return
         # A request that ended is told to the worker with the next pass.
         complete(server, [1, 2, 3])
+        if not worker(server)["running"]:
+            break
         time.sleep(0.1)
-    raise AssertionError(health)
+    # It did not come to its own end, behind 450 steered tokens.
+    assert worker(server)["running"] == 0
+    assert worker(server)["steered"] - before["steered"] < 400
 
 
 def test_states_that_nobody_fetches_are_dropped_and_a_capture_can_come_with_steering(server):
