@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from ..answering.steps import Step
 from ..errors import CmrmError
 from ..explaining.explanation import Explanation
-from ..progress import Progress, relay
+from ..progress import Progress
 from ..settings import Settings, check_prompt, parse_alphas
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
@@ -83,7 +83,7 @@ def answer(bench: Workbench, request: Request) -> Generator[Step]:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
     with _supervise("compare" if request.alphas is None else "sweep", request.facts) as see:
-        yield from _pace(relay(_answers(bench, request), see), lambda step: step.done)
+        yield from _pace(_answers(bench, request), lambda step: see(step).done)
 
 
 def _answers(bench: Workbench, request: Request) -> Generator[Step]:
@@ -117,7 +117,7 @@ def measure(
     with _supervise("extract", facts):
         how = Settings.parse(estimator=estimator, corruption=corruption)
         passes = bench.extract(_check_anchors(texts), how.estimator, how.corruption)
-        return (yield from _pace(passes, lambda _: False))
+        return (yield from _pace(passes, is_last=lambda _: False))
 
 
 def open_upload(bench: Workbench, file: object) -> Offsets:
@@ -190,8 +190,8 @@ def _pace(stream: Generator[Item, None, Result], is_last: Callable[[Item], bool]
             except Exception:
                 yield from held
                 raise
-            begin, held = time.monotonic(), [item]
-            if begin - shown >= pause or is_last(item):
+            begin, held, last = time.monotonic(), [item], is_last(item)
+            if last or begin - shown >= pause:
                 yield item
                 held.clear()
                 shown = time.monotonic()

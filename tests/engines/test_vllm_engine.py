@@ -290,7 +290,7 @@ def test_an_answer_can_be_closed_while_nothing_arrives(answered):
 @pytest.mark.parametrize("answered", [0, 1], ids=["before the prompt is read", "while its state is fetched"])
 def test_a_reading_can_be_closed_while_nothing_arrives(answered):
     with silent_after(*[whole(5)] * answered) as (url, gone):
-        stream = engine_at(url).reading([Prompt("Hi")]).states()
+        stream = engine_at(url).reading([Prompt("Hi")]).states(None, int)
         done = [next(stream) for _ in range(3)]
         stream.close()
         assert gone.acquire(timeout=30)
