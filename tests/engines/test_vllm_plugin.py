@@ -240,6 +240,21 @@ def test_the_same_tokens_are_steered_however_a_request_is_cut_and_computed_again
     assert recorded == {prompt - 1}
 
 
+@pytest.mark.parametrize(
+    ("spec", "first"),
+    [
+        (spec_of(), 9),
+        (spec_of(positions="all"), 0),
+        (spec_of(alpha=0), None),
+        (Spec(capture="a"), None),  # the last token of what is sent is always computed
+        (Spec(capture="a", behind=3), 9),
+        (spec_of(alpha=0, capture="a", behind=3, positions="all"), 9),
+    ],
+)
+def test_what_is_steered_or_must_be_computed_again_is_kept_apart(spec, first):
+    assert spec.apart(10) == first
+
+
 # The table.
 
 

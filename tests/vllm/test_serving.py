@@ -134,6 +134,15 @@ def test_a_steered_request_reads_no_unsteered_keys_where_it_steers_everywhere(se
     assert cached(complete(server, prompt, packed(OFFSETS) | {"positions": "all"})) == 0
 
 
+def test_a_state_before_a_long_answer_is_recorded_however_often_it_is_asked_for(server):
+    prompt, states = [1, *[150] * 40, *[151] * 40], []
+    for k in range(2):
+        complete(server, prompt, {"capture": f"again-{k}", "behind": 40})
+        states.append(fetch(server, [f"again-{k}"])[f"again-{k}"])
+    assert cached(complete(server, prompt, {"capture": "again", "behind": 40})) == 32
+    np.testing.assert_allclose(states[0], states[1], atol=5e-4 * np.abs(states[0]).max())
+
+
 def test_a_closed_connection_frees_what_it_held(server):
     spec = with_(alpha=1.0, steps="all")
     body = chat("What is there?", spec=spec, max_tokens=450, ignore_eos=True)

@@ -1,7 +1,8 @@
 """`--scheduler-cls cmrm.engines.vllm_plugin.scheduler.steered_scheduler`: steered keys stay with their request.
 
-A steered request's blocks have names that are its own, from the first steered token on (`prefix.py`). A client needs
-no cache salt for it, and can't forget one.
+A steered request's blocks have names that are its own, from the first steered token on (`prefix.py`); so have those of
+one whose state is to be recorded before what is answered already. A client needs no cache salt for it, and can't forget
+one.
 """
 
 from vllm.config import VllmConfig
@@ -32,7 +33,7 @@ class _Apart:
         self._refused: list[Request] = []
 
     def add_request(self, request: Request) -> None:
-        """Take a request, with names of its own for the blocks that hold steered tokens.
+        """Take a request, with names of its own for the blocks that no other may share.
 
         The front end refuses in words what doesn't fit the model. What came past it ends as an error before it runs:
         that, one that is answer alone, and one whose prompt goes on growing, so that no token stays its last.
@@ -45,8 +46,7 @@ class _Apart:
         if request.resumable or prompt < 1 or not self._fits(spec):
             self._refused.append(request)
             self.finish_requests(request.request_id, RequestStatus.FINISHED_ERROR)  # type: ignore[attr-defined]
-        elif spec.steers and request._block_hasher is not None:
-            first = 0 if spec.positions == "all" else prompt - 1
+        elif (first := spec.apart(prompt)) is not None and request._block_hasher is not None:
             keep_apart(request, first // self.hash_block_size, request._block_hasher)
 
     def update_from_output(self, *args: object, **kwargs: object) -> dict[int, EngineCoreOutputs]:

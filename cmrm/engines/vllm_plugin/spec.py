@@ -75,6 +75,16 @@ class Spec:
         """Layers and width of the vectors, None without any."""
         return None if self.values is None else (self.values.shape[0], self.values.shape[1])
 
+    def apart(self, prompt: int) -> int | None:
+        """Return from which token on no other request's keys may be read, nor these by others; None: all are shared.
+
+        Steered keys are others than the tokens say. And a last prompt token with an answer behind it must be computed
+        for its state to be recorded, where a cache would have its keys; with none behind it, it always is.
+        """
+        if self.steers:
+            return 0 if self.positions == "all" else prompt - 1
+        return prompt - 1 if self.capture is not None and self.behind else None
+
     def steered(self, computed: int, scheduled: int, prompt: int) -> tuple[int, int]:
         """Return which of the `scheduled` tokens behind the `computed` ones are steered, as a range (empty: none).
 
