@@ -771,7 +771,7 @@ def test_too_many_states_at_once_are_refused():
 STEERED = json.dumps({"vllm_xargs": {"cmrm": "{}"}}).encode()
 
 
-def through_the_door(path: str, parts: list[bytes]) -> tuple[int, bytes]:
+def through_the_door(path: str, parts: list[bytes], **headers: bytes) -> tuple[int, bytes]:
     """What an app that says what it got answers behind the door: the status, and the body."""
     sent: list[dict] = []
     waiting = [{"type": "http.request", "body": part, "more_body": True} for part in parts[:-1]]
@@ -791,7 +791,8 @@ def through_the_door(path: str, parts: list[bytes]) -> tuple[int, bytes]:
 
     # In a thread of its own: a browser's tests leave a running loop in the main one.
     with ThreadPoolExecutor(1) as thread:
-        scope = {"type": "http", "method": "POST", "path": path}
+        named = [(name.replace("_", "-").encode(), value) for name, value in headers.items()]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": named}
         thread.submit(asyncio.run, http.Door(app)(scope, receive, send)).result()
     return sent[0]["status"], sent[1]["body"]
 
@@ -812,12 +813,35 @@ def test_a_route_that_might_leave_steering_out_is_refused(path):
     status, body = through_the_door(path, [STEERED])
     assert status == 400
     assert "can't be steered; ask /v1/chat/completions" in json.loads(body)["error"]["message"]
+    for hidden in (STEERED.replace(b'"cmrm"', rb'"\u0063mrm"'), STEERED.decode().encode("utf-16")):
+        assert through_the_door(path, [hidden])[0] == 400
+    for other in ('{"prompt": "\\u00e4"}', "{\\u", '{"prompt": "\\u0022cmrm\\u0022"}'):
+        assert through_the_door(path, [other.encode()]) == (200, other.encode())
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/cmrm/states"])
+def test_what_was_asked_of_an_earlier_start_of_the_server_is_not_answered(path):
+    assert through_the_door(path, [b"{}"], x_cmrm_instance=http.INSTANCE.encode()) == (200, b"{}")
+    status, body = through_the_door(path, [b"{}"], x_cmrm_instance=b"other")
+    assert status == 409
+    assert "started anew since the client asked what it serves" in json.loads(body)["error"]["message"]
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, monkeypatch):
+    cached = {"main": "/cache/snapshots/c0ffee/config.json"}
+    monkeypatch.setattr(http, "try_to_load_from_cache", lambda model, file, revision: cached.get(revision or "main"))
+    assert http.revision_of(SimpleNamespace(model="owner/name", revision=None)) == "c0ffee"
+    assert http.revision_of(SimpleNamespace(model="owner/name", revision="other")) == "other"
+    (tmp_path / "config.json").write_text("{}")
+    assert http.revision_of(SimpleNamespace(model=str(tmp_path), revision=None)) == http.fingerprint(tmp_path)
 
 
 def test_beam_search_is_refused_where_it_would_leave_steering_out():
     beams = json.loads(STEERED) | {"use_beam_search": True}
     status, body = through_the_door("/v1/completions", [json.dumps(beams).encode()])
     assert (status, b"Beam search" in body) == (400, True)
+    hidden = json.dumps(beams).replace("use_beam", r"use\u005fbeam").encode()
+    assert through_the_door("/v1/completions", [hidden])[0] == 400
     plain = json.dumps(beams | {"use_beam_search": False}).encode()
     assert through_the_door("/v1/completions", [plain]) == (200, plain)
     other = b'{"use_beam_search": true}'

@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from secrets import token_hex
 
-from .config import ADMISSION, CPU_WORKER, GPU_WORKER, SCHEDULER
+from .config import ADMISSION, CPU_WORKER, GPU_WORKER, INSTANCE_VARIABLE, SCHEDULER
 from .torchvision_ops import declare_if_needed, declare_in_children
 
 _GROUPS = ("vllm.general_plugins", "vllm.platform_plugins", "vllm.io_processor_plugins", "vllm.stat_logger_plugins")
@@ -38,6 +39,7 @@ def main() -> None:
     """Start the server; it ends as vLLM's own does."""
     if not any(entry.name == "cmrm" for entry in entry_points(group="vllm.endpoint_plugins")):
         sys.exit("The package is not installed here, so vLLM can't find its routes; run `pip install --no-deps .`.")
+    os.environ[INSTANCE_VARIABLE] = token_hex(16)
     os.environ["VLLM_PLUGINS"] = allowed_plugins(os.environ.get("VLLM_PLUGINS"))
     declare_in_children(os.environ)
     declare_if_needed()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _HERE = "cmrm.engines.vllm_plugin"
 SCHEDULER = f"{_HERE}.scheduler.steered_scheduler"
 ADMISSION = f"{_HERE}.processor:Admission"
+INSTANCE_VARIABLE = "CMRM_INSTANCE"  # of the environment: a text that is new at each start
 CPU_WORKER, GPU_WORKER = f"{_HERE}.cpu_worker.SteeredCPUWorker", f"{_HERE}.gpu_worker.SteeredWorker"
 
 

@@ -1,10 +1,13 @@
 """What the server offers beside OpenAI's routes, and what it refuses before vLLM reads it.
 
     GET  /v1/cmrm         {"model", "revision", "architecture", "layers", "hidden", "dtype", "quantization",
-                           "context_length", "max_num_seqs", "modes",
+                           "context_length", "max_num_seqs", "instance", "modes",
                            "workers": [{"runner", "running", "slots", "steered"}, ...]}
     POST /v1/cmrm/states  {"names": [...]} -> {"shape": [layers, hidden], "states": {name: base64 of float32},
                                                 "missing": [...]}
+
+`instance` is new at each start. A POST with another in its header X-CMRM-Instance is answered with status 409, so that
+a client which has asked once what is served notices when that may have changed.
 
 States are there once their request's first token has come, and are handed over once. Being under /v1, both routes ask
 for the server's API key if it has one.
@@ -12,25 +15,33 @@ for the server's API key if it has one.
 
 import base64
 import json
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from huggingface_hub import try_to_load_from_cache
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import CmrmError
 from ...files import fingerprint
 from . import admission
-from .config import check_config, model_shape
+from .config import INSTANCE_VARIABLE, check_config, model_shape
 from .spec import KEY, MODES, Shape
 
 if TYPE_CHECKING:
+    from vllm.config import ModelConfig
     from vllm.engine.protocol import EngineClient
+
+# The environment's, as several processes may answer for one server.
+INSTANCE = os.environ.get(INSTANCE_VARIABLE) or token_hex(16)
+_INSTANCE_HEADER = b"x-cmrm-instance"
 
 # A picture of 20 MB and the vectors of the largest models.
 MAX_BYTES = 48 << 20
@@ -59,11 +70,18 @@ class CmrmEndpoints:
                 that it is alone.
         """
         if engine_client is not None:
-            config = engine_client.model_config
             check_config(engine_client.vllm_config)
-            folder = Path(config.model)
-            state.cmrm_revision = fingerprint(folder) if folder.is_dir() else config.revision
+            state.cmrm_revision = revision_of(engine_client.model_config)
             admission.learn(model_shape(engine_client.model_config))
+
+
+def revision_of(config: "ModelConfig") -> str | None:
+    """Return a hash of a local model's files, or which commit of the hub was loaded, if that is known."""
+    folder = Path(config.model)
+    if folder.is_dir():
+        return fingerprint(folder)
+    loaded = try_to_load_from_cache(config.model, "config.json", revision=config.revision)  # in its commit's folder
+    return Path(loaded).parent.name if isinstance(loaded, str) else config.revision
 
 
 async def describe(request: Request) -> dict[str, object]:
@@ -81,6 +99,7 @@ async def describe(request: Request) -> dict[str, object]:
         "quantization": config.quantization,
         "context_length": config.max_model_len,
         "max_num_seqs": engine.vllm_config.scheduler_config.max_num_seqs,
+        "instance": INSTANCE,
         "modes": list(MODES),
         "workers": await engine.collective_rpc("cmrm_health"),
     }
@@ -130,7 +149,7 @@ def join_states(
 
 
 class Door:
-    """Refuses what is too long, and what vLLM would answer without the steering that it asks for."""
+    """Rejects what is too long, what was meant for another server, and what vLLM would answer without its steering."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -149,6 +168,9 @@ class Door:
             if len(body) > MAX_BYTES:
                 long = f"The request has more than {MAX_BYTES >> 20} MiB; send a smaller picture."
                 return await refusal(long, 413)(scope, receive, send)
+        if dict(scope["headers"]).get(_INSTANCE_HEADER, INSTANCE.encode()) != INSTANCE.encode():
+            anew = "The server was started anew since the client asked what it serves; ask GET /v1/cmrm again."
+            return await refusal(anew, 409)(scope, receive, send)
         if (problem := unsteered(scope["path"].removeprefix(scope.get("root_path", "")), bytes(body))) is not None:
             return await refusal(problem)(scope, receive, send)
         rest = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
@@ -161,6 +183,7 @@ class Door:
 
 def unsteered(path: str, body: bytes) -> str | None:
     """Say why a request would be answered without the steering that it asks for, None if it would not."""
+    body = _plain(body)
     if f'"{KEY}"'.encode() not in body or path.startswith("/v1/cmrm"):
         return None
     if path not in _STEERABLE:
@@ -172,6 +195,16 @@ def unsteered(path: str, body: bytes) -> str | None:
     except (ValueError, AttributeError, RecursionError):
         return None  # vLLM says what is wrong with it
     return "Beam search can't be steered; leave out use_beam_search." if beams else None
+
+
+def _plain(body: bytes) -> bytes:
+    """Return JSON in UTF-8 where no escape hides a member's name."""
+    if rb"\u" not in body and b"\0" not in body:
+        return body
+    try:
+        return json.dumps(json.loads(body)).encode()
+    except (ValueError, RecursionError):
+        return body  # vLLM says what is wrong with it
 
 
 def refusal(sentence: str, status: int = 400) -> JSONResponse:
