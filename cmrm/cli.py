@@ -36,6 +36,7 @@ from .terminal import report_progress, run_commands, say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gradio import Blocks
     from PIL import Image
 
     from .answering.steps import Row, Step
@@ -350,23 +351,33 @@ def serve(
     from .ui.requests_log import log_to_standard_error
 
     host = host or ("0.0.0.0" if "SPACE_ID" in os.environ else None)
-    try:
-        bench = open_workbench(chosen, offsets)
-    except NotThereError as error:
-        bench, port = _wait_for_server(chosen, offsets, host, port, str(error))
-    if zero_gpu:
-        from .server.zerogpu import on_zero_gpu
 
-        bench = on_zero_gpu(bench, spaces.GPU)
+    def open_page() -> "tuple[Workbench, Blocks]":
+        bench = open_workbench(chosen, offsets)
+        if zero_gpu:
+            from .server.zerogpu import on_zero_gpu
+
+            bench = on_zero_gpu(bench, spaces.GPU)
+        return bench, build(bench)
+
+    try:
+        bench, page = open_page()
+    except CmrmError as error:
+        if not _passes(error):
+            raise
+        (bench, page), port = _wait_for_server(open_page, host, port, str(error))
     log_to_standard_error()
-    page = build(bench)
     launch(page, host, port, health=health(bench, page), mcp=mcp)
 
 
 def _wait_for_server(
-    chosen: ModelChoice, offsets: str | None, host: str | None, port: int | None, reason: str
-) -> "tuple[Workbench, int]":
-    """Open the workbench once its server is up; until then the page says what it waits for."""
+    open_page: "Callable[[], tuple[Workbench, Blocks]]", host: str | None, port: int | None, reason: str
+) -> "tuple[tuple[Workbench, Blocks], int]":
+    """Open the page once the server is up, and return the port that it is to have; until then, say what is waited for.
+
+    Raises:
+        CmrmError: what does not pass by itself.
+    """
     from .server.waiting import serve_waiting_page
 
     say(f"{reason} Waiting for it.")
@@ -374,9 +385,18 @@ def _wait_for_server(
         while True:
             time.sleep(2)
             try:
-                return open_workbench(chosen, offsets), taken
-            except NotThereError:
-                continue
+                return open_page(), taken
+            except CmrmError as error:
+                if not _passes(error):
+                    raise
+
+
+def _passes(error: CmrmError) -> bool:
+    """Whether a server may answer another time: it is not there, or the connection broke off."""
+    import httpx
+
+    broken = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
+    return isinstance(error, NotThereError) or isinstance(error.__cause__, broken)
 
 
 @app.command("serve-vllm", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -1,14 +1,15 @@
 """The page while the server with its model is not up yet."""
 
 import json
+import threading
 import urllib.request
 
+import httpx
 import pytest
 
 from cmrm import CmrmError, cli
 from cmrm.errors import NotThereError
 from cmrm.server.waiting import serve_waiting_page
-from cmrm.settings import ModelChoice
 
 REASON = "There is no vLLM server at <http://nowhere> now."
 
@@ -22,25 +23,45 @@ def test_it_says_what_it_waits_for_looks_again_and_leaves_its_port():
     with serve_waiting_page(None, None, REASON) as port:
         page = read(port)
         assert "There is no vLLM server at &lt;http://nowhere&gt; now." in page
-        assert 'http-equiv="refresh"' in page
+        assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in page
         assert json.loads(read(port, "health")) == {"status": "starting", "reason": REASON}
+        for path in ("config", "gradio_api/call/compare"):
+            later = httpx.post(f"http://127.0.0.1:{port}/{path}")
+            assert (later.status_code, later.headers["Retry-After"]) == (503, "2")
+            assert later.json() == {"detail": REASON}
         with pytest.raises(CmrmError, match=f"port {port}"), serve_waiting_page(None, port, REASON):
             pass
     with serve_waiting_page(None, port, REASON) as again:
         assert again == port
 
 
+def broken() -> CmrmError:
+    error = CmrmError("The server broke off.")
+    error.__cause__ = httpx.ReadError("reset")
+    return error
+
+
 def test_the_app_opens_once_the_server_is_up_and_keeps_its_port(monkeypatch):
-    tries = []
+    faults = [NotThereError(REASON), broken()]
 
-    def open_workbench(chosen, offsets):
-        tries.append(chosen)
-        if len(tries) < 3:
-            raise NotThereError(REASON)
-        return "a workbench"
+    def open_page():
+        if faults:
+            raise faults.pop()
+        assert threading.active_count() > before, "the waiting page is there until its own is built"
+        return "a workbench", "a page"
 
-    monkeypatch.setattr(cli, "open_workbench", open_workbench)
     monkeypatch.setattr(cli.time, "sleep", lambda _: None)
-    bench, port = cli._wait_for_server(ModelChoice(engine="vllm"), None, None, None, REASON)
-    assert (bench, len(tries)) == ("a workbench", 3)
+    before = threading.active_count()
+    opened, port = cli._wait_for_server(open_page, None, None, REASON)
+    assert (opened, faults) == (("a workbench", "a page"), [])
     assert port >= 7860
+
+
+@pytest.mark.parametrize("fault", [CmrmError("The key is wrong."), ValueError("a mistake of ours")])
+def test_what_does_not_pass_ends_the_wait(monkeypatch, fault):
+    def open_page():
+        raise fault
+
+    monkeypatch.setattr(cli.time, "sleep", lambda _: None)
+    with pytest.raises(ValueError, match=str(fault)):
+        cli._wait_for_server(open_page, None, None, REASON)
