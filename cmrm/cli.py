@@ -31,7 +31,7 @@ from .settings import (
     parse_alphas,
 )
 from .signatures import show_parameters, take_settings
-from .terminal import report_progress, run_commands, say
+from .terminal import mask_keys, report_progress, run_commands, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -367,7 +367,7 @@ def serve(
             raise
         (bench, page), port = _wait_for_server(open_page, host, port, str(error))
     log_to_standard_error()
-    launch(page, host, port, health=health(bench, page), mcp=mcp)
+    launch(page, host, port, health=health(bench, page), mcp=mcp, at_once=bench.engine.at_once)
 
 
 def _wait_for_server(
@@ -417,7 +417,7 @@ def serve_vllm(
     command += ["--max-num-seqs", str(max_num_seqs), "--host", host, "--port", str(port)]
     command += ["--enable-prefix-caching" if prefix_cache else "--no-enable-prefix-caching"]
     command += [*(["--quantization", quantization] if quantization else []), *context.args]
-    say(shlex.join(command))
+    say(shlex.join(mask_keys(command)))
     try:
         os.execvp(python, command)
     except OSError as error:

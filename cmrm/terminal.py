@@ -1,7 +1,8 @@
 """What command lines share: results go to standard output, progress and messages to standard error."""
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -12,6 +13,22 @@ from .progress import Progress
 def say(message: str) -> None:
     """Print a line to standard error."""
     print(message, file=sys.stderr)
+
+
+_SECRET = re.compile(r"--(\w[\w-]*[-_])?(key|token|password)")
+
+
+def mask_keys(arguments: Sequence[str]) -> list[str]:
+    """Return a command line that can be shown and kept: without the values of options such as `--api-key`."""
+    masked, secret = [], False
+    for argument in arguments:
+        if secret and not argument.startswith("--"):
+            masked.append("***")
+            continue
+        name, given, _ = argument.partition("=")
+        secret = _SECRET.fullmatch(name) is not None
+        masked.append(f"{name}=***" if secret and given else argument)
+    return masked
 
 
 def report_progress(what: str) -> Callable[[Progress], None]:

@@ -27,6 +27,7 @@ from ..pocket.records import records as pocket_records
 from ..progress import Progress, finish
 from ..settings import Layout, ModelChoice, Settings, Split, check_choice
 from ..steering.offsets import Offsets
+from ..terminal import mask_keys
 from ..versions import versions
 from ..workbench import Workbench
 from .conditions import GROUPS, make_conditions
@@ -197,7 +198,7 @@ def _settings(plan: Plan, bench: Workbench, records: Sequence[Record], rows: Seq
 
 def _circumstances() -> dict[str, object]:
     return {
-        "command": shlex.join(["python", "-m", "cmrm", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "cmrm", *mask_keys(sys.argv[1:])]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions("accelerate"),
     }

@@ -16,6 +16,7 @@ from .downloads import fetch_for_page
 from .limits import BoundedBody, say_busy
 
 SESSIONS = 200  # kept, of visitors and of API calls, which take about 400 KB each
+THREADS = 40  # Gradio's own; an answer takes one while it is made, and the page's other events need some
 
 _CONTRAST = {  # the theme's own colours are too pale for WCAG AA
     "block_title_text_color": "*primary_700",
@@ -43,10 +44,12 @@ def launch(
     block: bool = True,
     health: Callable[[], dict[str, object]] | None = None,
     mcp: bool = False,
+    at_once: int = 1,
 ) -> str:
     """Serve the page and return its address; with `block`, only when the server has ended.
 
-    `health` answers `GET /health`; with `mcp` the endpoints are tools of an MCP server at `/gradio_api/mcp/`.
+    `health` answers `GET /health`; with `mcp` the endpoints are tools of an MCP server at `/gradio_api/mcp/`; `at_once`
+    answers are made at once.
 
     Raises:
         CmrmError: the address can't be used, or MCP without the package that it needs.
@@ -78,6 +81,7 @@ def launch(
                 "routes": [APIRoute("/health", health)] if health else [],
             },
             max_file_size="50mb",
+            max_threads=max(THREADS, at_once + THREADS // 2),
             enable_monitoring=False,
             state_session_capacity=SESSIONS,
             run_history=False,

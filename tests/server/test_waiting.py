@@ -1,15 +1,19 @@
-"""The page while the server with its model is not up yet."""
+"""The page while the server with its model is not up yet, and how servers are started."""
 
 import json
+import shlex
 import threading
 import urllib.request
 
+import gradio as gr
 import httpx
 import pytest
 
 from cmrm import CmrmError, cli
 from cmrm.errors import NotThereError
+from cmrm.server.launch import launch
 from cmrm.server.waiting import serve_waiting_page
+from cmrm.terminal import mask_keys
 
 REASON = "There is no vLLM server at <http://nowhere> now."
 
@@ -65,3 +69,30 @@ def test_what_does_not_pass_ends_the_wait(monkeypatch, fault):
     monkeypatch.setattr(cli.time, "sleep", lambda _: None)
     with pytest.raises(ValueError, match=str(fault)):
         cli._wait_for_server(open_page, None, None, REASON)
+
+
+# Starting servers.
+
+
+@pytest.mark.parametrize(("at_once", "threads"), [(1, 40), (32, 52), (128, 148)])
+def test_the_page_has_a_thread_for_each_answer_that_its_engine_makes_at_once(monkeypatch, at_once, threads):
+    given = {}
+    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: given.update(options) or (None, "url", None))
+    assert launch(gr.Blocks(), at_once=at_once) == "url"
+    assert given["max_threads"] == threads
+
+
+def test_the_command_of_a_server_is_printed_without_its_key(monkeypatch, capsys):
+    run = []
+    monkeypatch.setattr(cli.os, "execvp", lambda python, command: run.append(command))
+    monkeypatch.setattr("sys.argv", ["cmrm", "serve-vllm", "--api-key", "s3cret", "--enforce-eager"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert run[0][-3:] == ["--api-key", "s3cret", "--enforce-eager"]
+    assert capsys.readouterr().err.endswith("--api-key '***' --enforce-eager\n")
+
+
+def test_keys_are_hidden_however_they_are_given():
+    given = "evaluate --engine-key a --out b --api-key=c --api-key d -e --hf-token f --max-tokens 3 --key"
+    shown = "evaluate --engine-key *** --out b --api-key=*** --api-key *** *** --hf-token *** --max-tokens 3 --key"
+    assert mask_keys(shlex.split(given)) == shlex.split(shown)
