@@ -89,7 +89,7 @@ def test_what_stands_above_the_engine_names_no_torch(room):
 
 def test_the_plugin_imports_what_vllms_environment_has():
     plugin = ("engines", "vllm_plugin")
-    # fastapi, its starlette and huggingface_hub come with vLLM, triton with a torch for CUDA; of the project what is light.
+    # fastapi, starlette and huggingface_hub come with vLLM, triton with a torch for CUDA; of the project what is light.
     others = {"torch", "numpy", "vllm", "triton", "fastapi", "starlette", "huggingface_hub", "cmrm"}
     others |= sys.stdlib_module_names
     ours = {("errors",), ("files",), ("settings",), ("steering", "vectors")}

@@ -1,5 +1,7 @@
 """What a server answers, held against what the project's own engine answered."""
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,10 @@ from conftest import Reference
 
 GROUPS = {"alphas": 160, "add": 80, "reach": 40, "project": 80}
 """Answers of each kind that `reference.py` notes."""
+
+ASKED: Counter[tuple[str, ...]] = Counter()
+"""Answers that were held against the engine's, by mode, positions and steps; in `OTHER` those of other tokens."""
+OTHER: Counter[tuple[str, ...]] = Counter()
 
 
 def rows_of(reference: Reference, *groups: str) -> list[dict[str, Any]]:
@@ -33,7 +39,21 @@ def different(url: str, reference: Reference, rows: list[dict[str, Any]]) -> lis
     answers = ask_all(url, bodies)
     assert [answer.error for answer in answers if answer.status != 200] == []
     pairs = zip(rows, answers, strict=True)
-    return [(row["spec"], answer.ids) for row, answer in pairs if list(answer.ids) != row["ids"]]
+    others = [(row["spec"], answer.ids) for row, answer in pairs if list(answer.ids) != row["ids"]]
+    ASKED.update(kind_of(row["spec"]) for row in rows)
+    OTHER.update(kind_of(spec) for spec, _ in others)
+    return others
+
+
+def kind_of(spec: dict[str, Any]) -> tuple[str, ...]:
+    return (spec.get("mode", "add"), spec["positions"], spec["steps"]) if spec["alpha"] else ("unsteered", "", "")
+
+
+def table() -> Iterator[str]:
+    if ASKED:
+        yield "| mode | positions | steps | answers | with other tokens |\n|---|---|---|---|---|"
+    for kind in sorted(ASKED):
+        yield f"| {' | '.join(kind)} | {ASKED[kind]} | {OTHER[kind]} |"
 
 
 def states_of(url: str, reference: Reference, name: str, asked: list[dict[str, Any]], *, alone: bool = False) -> Any:

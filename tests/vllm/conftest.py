@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,24 +30,34 @@ PLUGIN = ("-m", "cmrm.engines.vllm_plugin")
 
 @contextmanager
 def serving(*options: str, module: tuple[str, ...] = PLUGIN, **environment: str) -> Iterator[str]:
-    """Start a server with options of its own, and stop it and all that it started."""
+    """Start a server with options of its own, and stop it and all that it started.
+
+    Raises:
+        AssertionError: it does not come up; with the end of what it said.
+    """
     env = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", **environment}
     env.pop("TRITON_INTERPRET", None)  # of the kernel's test
     declare_in_children(env)
     command = [sys.executable, *module, *OPTIONS, *options]
-    process = subprocess.Popen(command, env=env, start_new_session=True)
     url = f"http://127.0.0.1:{PORT}"
-    try:
-        for _ in range(600):
-            assert process.poll() is None, "the server ended before it began"
-            try:
-                if httpx.get(f"{url}/health", timeout=2).status_code == 200:
-                    break
-            except httpx.TransportError:
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        try:
+            end = time.monotonic() + 300
+            while not answers(url):
+                if process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    raise AssertionError(f"the server did not come up; it said: {log.read()[-20_000:]}")
                 time.sleep(0.5)
-        yield url
-    finally:
-        stop(process)
+            yield url
+        finally:
+            stop(process)
+
+
+def answers(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{url}/health", timeout=2).status_code == 200
+    return False
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -72,6 +83,14 @@ def reference() -> Reference:
     folder = os.environ.get("CMRM_REFERENCE")
     assert folder, "set CMRM_REFERENCE to the folder that `python tests/vllm/reference.py FOLDER` wrote"
     return Reference(Path(folder))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show how many answers were the same, as a table for docs/serving.md."""
+    from checks import table
+
+    for line in table():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 CMRM_SERVER=URL python -m pytest -c tests/vllm/pytest.ini tests/vllm/test_engine.py
 """
 
+import json
 import os
+import time
 from itertools import product
 
 import numpy as np
@@ -16,7 +18,7 @@ pytest.importorskip("bitsandbytes", reason="the local engine is not in this envi
 from reference import chosen, engine
 
 from cmrm import Offsets, Settings, extract_each, extract_offsets
-from cmrm.engines.vllm import VllmEngine
+from cmrm.engines.vllm import VllmEngine, steer
 from cmrm.files import ASSETS
 from cmrm.judging.openings import refusal_openings
 from cmrm.steering.vectors import Prompt, Steered
@@ -112,9 +114,22 @@ def test_the_same_may_come_next(local, remote, offsets, prompts, steps, begun):
         near(found.states, mine.states)
 
 
+def steered_tokens(remote) -> int:
+    return json.loads(remote.server.get("/v1/cmrm"))["workers"][0]["steered"]
+
+
 def test_nothing_runs_there_once_a_stream_is_closed(remote, offsets, prompts):
-    settings = Settings(max_new_tokens=400, steps="all", positions="last")
-    stream = remote.prepare(prompts[0], settings, 2).answer(Steered.by(settings, offsets, 0.0, 1.1))
-    next(stream)
+    before = steered_tokens(remote)
+    steered = Steered(offsets, 1.1, WHERE, "last", "all")
+    body = remote.ask(prompts[0], max_tokens=400, ignore_eos=True)
+    stream = remote.server.stream_all([steer(body, steered, row) for row in range(2)])
+    while not next(stream):
+        pass
+    assert remote.health().running == 2
     stream.close()
-    assert remote.health().running == 0
+    end = time.monotonic() + 20
+    while remote.health().running:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    # They did not come to their own ends, behind 400 steered tokens each.
+    assert steered_tokens(remote) - before < 700

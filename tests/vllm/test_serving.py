@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 import httpx
 import numpy as np
@@ -143,9 +144,14 @@ def test_a_state_before_a_long_answer_is_recorded_however_often_it_is_asked_for(
     np.testing.assert_allclose(states[0], states[1], atol=5e-4 * np.abs(states[0]).max())
 
 
+def worker(server: str) -> dict[str, Any]:
+    return httpx.get(f"{server}/v1/cmrm").json()["workers"][0]
+
+
 def test_a_closed_connection_frees_what_it_held(server):
-    spec = with_(alpha=1.0, steps="all")
-    body = chat("What is there?", spec=spec, max_tokens=450, ignore_eos=True)
+    before = worker(server)
+    assert not before["running"]
+    body = chat("What is there?", spec=with_(alpha=1.0, steps="all"), max_tokens=450, ignore_eos=True)
     with (
         httpx.Client(base_url=server, timeout=60) as client,
         client.stream("POST", "/v1/chat/completions", json=body) as response,
@@ -153,14 +159,16 @@ def test_a_closed_connection_frees_what_it_held(server):
         lines = response.iter_lines()
         for _ in range(6):
             next(lines)
+        assert worker(server)["running"] == 1
     for _ in range(40):
-        health = httpx.get(f"{server}/v1/cmrm").json()
-        if not health["workers"][0]["running"]:
-            return
         # A request that ended is told to the worker with the next pass.
         complete(server, [1, 2, 3])
+        if not worker(server)["running"]:
+            break
         time.sleep(0.1)
-    raise AssertionError(health)
+    # It did not come to its own end, behind 450 steered tokens.
+    assert worker(server)["running"] == 0
+    assert worker(server)["steered"] - before["steered"] < 400
 
 
 def test_states_that_nobody_fetches_are_dropped_and_a_capture_can_come_with_steering(server):
