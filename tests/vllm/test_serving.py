@@ -83,6 +83,17 @@ def test_what_would_be_answered_unsteered_is_refused(server):
     for path in ("/v1/responses", "/v1/messages", "/inference/v1/generate", "/v1/chat/completions/batch"):
         other = httpx.post(f"{server}{path}", json=body)
         assert (other.status_code, "can't be steered" in other.text) == (400, True), path
+        hidden = httpx.post(f"{server}{path}", content=other.request.content.replace(b'"cmrm"', rb'"\u0063mrm"'))
+        assert (hidden.status_code, "can't be steered" in hidden.text) == (400, True), path
+
+
+def test_what_was_asked_of_an_earlier_start_of_the_server_is_not_answered(server):
+    instance, body = httpx.get(f"{server}/v1/cmrm").json()["instance"], chat("Hello", max_tokens=1, stream=False)
+    for path, asked in (("/v1/chat/completions", body), ("/v1/cmrm/states", {"names": []})):
+        for given, status in ((instance, 200), ("another", 409)):
+            answer = httpx.post(f"{server}{path}", json=asked, headers={"X-CMRM-Instance": given}, timeout=60)
+            assert answer.status_code == status
+        assert "started anew" in answer.json()["error"]["message"]
 
 
 def test_a_request_that_is_too_long_is_refused(server):
