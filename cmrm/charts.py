@@ -51,7 +51,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class Plot:
     """A figure, its heading, and `alt`: what it shows, in words and numbers."""
 
     title: str
@@ -63,12 +63,12 @@ class Picture:
         return self.figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
 
 
-def pictures(found: Explanation) -> list[Picture]:
+def pictures(found: Explanation) -> list[Plot]:
     """Return all pictures of an explanation, in the order to read them."""
     return [gap(found), shift_norms(found), cosines(found), projections(found), opening_curve(found)]
 
 
-def gap(found: Explanation) -> Picture:
+def gap(found: Explanation) -> Plot:
     """Draw each layer's anchors and prompt on two principal components, with a slider over layers."""
     shown = max(found.layers)
     hollow = ["" if group == "harmful" else "-open" for group in found.groups]
@@ -102,7 +102,7 @@ def gap(found: Explanation) -> Picture:
         ],
     )
     ways = [f"from {one.distances[0]:.3g} to {one.distances[1]:.3g}" for one in found.gaps]
-    return Picture(
+    return Plot(
         TITLES[0],
         figure,
         f"States of {len(found.groups)} anchor texts (filled: harmful, hollow: harmless) and the prompt, in the plane "
@@ -124,9 +124,9 @@ def _layer_update(one: Gap) -> tuple[dict[str, object], dict[str, object]]:
     return {**data}, {"xaxis.title.text": titles[0], "yaxis.title.text": titles[1]}
 
 
-def shift_norms(found: Explanation) -> Picture:
+def shift_norms(found: Explanation) -> Plot:
     """Draw what each layer adds, and how far the prompt's state moved in all, relative to the state's norm."""
-    return Picture(
+    return Plot(
         TITLES[1],
         _over_layers({"added": found.added, "moved": found.moved}, "share of the state's norm", ".0%"),
         f"The vector that a layer adds is at most {max(found.added):.1%} as long as the prompt's unsteered state "
@@ -135,11 +135,11 @@ def shift_norms(found: Explanation) -> Picture:
     )
 
 
-def cosines(found: Explanation) -> Picture:
+def cosines(found: Explanation) -> Plot:
     """Draw how near the prompt's states are to its text-only ones."""
     last = max(found.layers)
     before, after = found.cosines["unsteered"], found.cosines["steered"]
-    return Picture(
+    return Plot(
         TITLES[2],
         _over_layers(found.cosines, "cosine to the text-only state"),
         f"At layer {last}, the last one that is steered, the cosine of the prompt's state to its text-only state is "
@@ -148,11 +148,11 @@ def cosines(found: Explanation) -> Picture:
     )
 
 
-def projections(found: Explanation) -> Picture:
+def projections(found: Explanation) -> Plot:
     """Draw the prompt's states along the refusal direction, between the means of both anchor groups."""
     last = max(found.layers)
     at = {name: values[last] for name, values in found.projections.items()}
-    return Picture(
+    return Plot(
         TITLES[3],
         _over_layers(found.projections, "projection on the refusal direction"),
         f"On the refusal direction of layer {last} the prompt lies at {at['text only']:.3g} as text alone, at "
@@ -161,7 +161,7 @@ def projections(found: Explanation) -> Picture:
     )
 
 
-def opening_curve(found: Explanation) -> Picture:
+def opening_curve(found: Explanation) -> Plot:
     """Draw the probability that the answer opens with a refusal, over alpha."""
     at = dict(zip(found.alphas, found.openings, strict=True))
     line = _line("refusal", found.alphas, found.openings)
@@ -171,10 +171,10 @@ def opening_curve(found: Explanation) -> Picture:
         found.alpha, line={"color": TEXT, "dash": "dot"}, annotation_text="this run", annotation_position="bottom right"
     )
     points = ", ".join(f"{at[alpha]:.1%} at {alpha:g}" for alpha in found.alphas)
-    return Picture(TITLES[4], figure, f"Probability of a refusal opening by alpha: {points}.")
+    return Plot(TITLES[4], figure, f"Probability of a refusal opening by alpha: {points}.")
 
 
-def alpha_curves(rates: Mapping[float, Sequence[Rate | None]]) -> Picture:
+def alpha_curves(rates: Mapping[float, Sequence[Rate | None]]) -> Plot:
     """Draw an evaluation's rates over alpha, with 95% Wilson intervals as whiskers.
 
     At each alpha they are those of refusal, over-refusal and right answers, None for what was not asked.
@@ -187,10 +187,10 @@ def alpha_curves(rates: Mapping[float, Sequence[Rate | None]]) -> Picture:
     figure = _figure([_whiskers(name, points) for name, points in shown.items()], "alpha", "percent")
     figure.update_yaxes(range=[-3, 103])
     said = (f"{name}: " + ", ".join(f"{rate} at {alpha:g}" for alpha, rate in points) for name, points in shown.items())
-    return Picture("Refusal, over-refusal and right answers over alpha", figure, f"By alpha, {'; '.join(said)}.")
+    return Plot("Refusal, over-refusal and right answers over alpha", figure, f"By alpha, {'; '.join(said)}.")
 
 
-def sweep_curve(rows: Sequence[Row]) -> Picture:
+def sweep_curve(rows: Sequence[Row]) -> Plot:
     """Draw a finished sweep: each answer's fluency over alpha, its symbol the verdict."""
     scored = sorted((row for row in rows if row.fluency is not None), key=lambda row: row.alpha)
     line = go.Scatter(
@@ -208,7 +208,7 @@ def sweep_curve(rows: Sequence[Row]) -> Picture:
         if kind
     ]
     said = ", ".join(f"{row.verdict} ({row.fluency:.2f}) at {row.alpha:g}" for row in scored)
-    return Picture(
+    return Plot(
         "Refusal and fluency over alpha",
         _figure([line, *marks], "alpha", "mean log-probability of a token"),
         "Verdict and, in brackets, fluency (the mean log-probability of the answer's tokens under the unsteered model; "
@@ -216,11 +216,11 @@ def sweep_curve(rows: Sequence[Row]) -> Picture:
     )
 
 
-def vector_lengths(norms: Sequence[float]) -> Picture:
+def vector_lengths(norms: Sequence[float]) -> Plot:
     """Draw how long the offset vector of each decoder layer is."""
     figure = _over_layers({"added": norms}, "length (Euclidean norm)")
     figure.update_layout(height=240)
-    return Picture(
+    return Plot(
         "How long the vectors are",
         figure,
         f"The vector of layer 0 is {norms[0]:.3g} long, that of the last layer, {len(norms) - 1}, {norms[-1]:.3g}; the "

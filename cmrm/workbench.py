@@ -16,7 +16,6 @@ from .explaining.explain import Comparing, check_explainable, explain
 from .explaining.explanation import Explanation
 from .images import ImageInput, open_image
 from .lru import Lru
-from .methods.controls import random_direction
 from .progress import Progress, Told
 from .settings import (
     LEFT_OPEN,
@@ -29,6 +28,7 @@ from .settings import (
     checked_layers,
 )
 from .steering.anchors import AnchorSet, load_anchors
+from .steering.chance import random_direction
 from .steering.extraction import extract
 from .steering.offsets import Offsets
 from .steering.recipes import Recipe, recipes_for

@@ -74,7 +74,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 @pytest.mark.parametrize(
-    "room", ["ui", "server", "evaluation", "cli", "workbench", "saved_run", "charts", "explaining"]
+    "room", ["ui", "server", "evaluation", "cli", "workbench", "saved_run", "charts", "explaining", "methods"]
 )
 def test_what_stands_above_the_engine_names_no_torch(room):
     for name, path in MODULES.items():

@@ -9,11 +9,11 @@ import serving
 import tiny
 
 from cmrm import CmrmError, LocalEngine, Offsets, compare, extract_offsets
-from cmrm.methods.controls import random_direction
 from cmrm.progress import finish
 from cmrm.saved_run import describe_offsets, write_run
 from cmrm.settings import ModelChoice, Settings, parse_alphas, parse_layers
 from cmrm.steering.anchors import load_anchors
+from cmrm.steering.chance import random_direction
 from cmrm.steering.recipes import recipes_for
 from cmrm.workbench import Workbench
 

@@ -8,7 +8,7 @@ from ..data.records import Record
 from ..methods.captions import Captioned
 from ..methods.ceilings import ReplacedImage
 from ..methods.cmrm import DatasetLevel, SampleLevel
-from ..methods.controls import OtherPrompt, random_direction, sign_flip
+from ..methods.controls import OtherPrompt
 from ..methods.defence import Defence
 from ..methods.defence_prompt import DefencePrompt
 from ..methods.refusal_direction import Restored, refusal_direction
@@ -16,6 +16,7 @@ from ..methods.shiftdc import ShiftDC, paper_layers
 from ..progress import finish
 from ..settings import ESTIMATORS, Corruption, Estimator, Method, Settings
 from ..steering.anchors import AnchorSet, load_anchors
+from ..steering.chance import random_direction, sign_flip
 from ..steering.extraction import extract_each
 from ..steering.offsets import Offsets
 from ..steering.recipes import RivalSetting, rival_settings

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 
-from ..charts import STYLE, Picture, alpha_curves, pictures
+from ..charts import STYLE, Plot, alpha_curves, pictures
 from ..data.records import Record
 from ..explaining.explanation import Explanation
 from ..judging.statistics import Rate
@@ -33,7 +33,7 @@ def render_report(report: Report, records: Sequence[Record], why: Explanation | 
     )
 
 
-def draw_curves(report: Report) -> Iterator[tuple[str, Picture]]:
+def draw_curves(report: Report) -> Iterator[tuple[str, Plot]]:
     """Yield the rates over alpha of each level that was answered at several, unsteered included."""
     conditions = report.settings["conditions"].values()
     for level in ("dataset-level", "sample-level"):

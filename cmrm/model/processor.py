@@ -12,9 +12,9 @@ from transformers.utils import is_torchvision_available
 from ..errors import CmrmError
 from ..images import corrupted_image
 from ..settings import Corruption
+from .prompts import PROMPT_MARK
 
 _BLANK_SIDE, _LONGEST_SIDE = 336, 1024
-_SENTINEL = "\u241fprompt\u241f"
 
 # The image's place, the text, and nothing else: for models that were not trained on turns.
 _PLAIN = (
@@ -91,12 +91,12 @@ def _template_of(name: str, processor: ProcessorMixin, plain: bool) -> str:
 
 def _lays_out(processor: ProcessorMixin, template: str) -> bool:
     """Whether a template writes out the text of a message of parts, not the list that holds it."""
-    turn = [{"role": "user", "content": [{"type": "text", "text": _SENTINEL}]}]
+    turn = [{"role": "user", "content": [{"type": "text", "text": PROMPT_MARK}]}]
     try:
         text = processor.apply_chat_template(turn, chat_template=template, add_generation_prompt=True, tokenize=False)
     except (TemplateError, TypeError):
         return False
-    return _SENTINEL in text and f"'{_SENTINEL}'" not in text
+    return PROMPT_MARK in text and f"'{PROMPT_MARK}'" not in text
 
 
 def _images_only(source: str, config: PretrainedConfig) -> ProcessorMixin | None:

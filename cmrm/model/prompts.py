@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import CmrmError
 
-_SENTINEL = "\u241fprompt\u241f"
+PROMPT_MARK = "\u241fprompt\u241f"
 
 
 def check_length(context: int | None, prompt: int, new: int = 0) -> None:
@@ -23,10 +23,10 @@ def template_markers(processor: Any) -> tuple[str, ...]:
     """Return the strings that steer the chat layout, as `breakable`: special tokens, and the template's own words."""
     markers = {token.content for token in processor.tokenizer.added_tokens_decoder.values()}
     markers.update(getattr(processor, name, None) or "" for name in ("image_token", "video_token", "audio_token"))
-    turn = [{"role": "user", "content": [{"type": "text", "text": _SENTINEL}]}]
+    turn = [{"role": "user", "content": [{"type": "text", "text": PROMPT_MARK}]}]
     layout = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     # A role's name such as "USER:" is a marker; a plain word of a system prompt is none.
-    markers.update(piece for piece in layout.replace(_SENTINEL, " ").split() if re.search(r"[:<>|\[\]]", piece))
+    markers.update(piece for piece in layout.replace(PROMPT_MARK, " ").split() if re.search(r"[:<>|\[\]]", piece))
     return breakable(markers)
 
 

@@ -36,11 +36,11 @@ def ablation_command(work: Work = Path("pocket-work"), seed: Seed = 0, scale: Sc
     """Repeat the image stage with harmful requests beside images, refused, and print the dev figures."""
     from ..engines.local import LocalEngine
     from .making.training import TrainingPlan, train_ablation
-    from .making.tuning import UNSTEERED, DevSet
+    from .making.tuning import BARE, DevSet
 
     out = work / "ablation" / "model"
     train_ablation(TrainingPlan(seed=seed, scale=scale), work, out)
-    print(DevSet(LocalEngine.load(str(out)), 400).judge(UNSTEERED))
+    print(DevSet(LocalEngine.load(str(out)), 400).judge(BARE))
 
 
 @app.command("tune")

@@ -34,7 +34,7 @@ class Verb:
 
 
 @dataclass(frozen=True)
-class Request:
+class HowTo:
     """A how-to request; `kind` is one of KINDS."""
 
     text: str
@@ -206,7 +206,7 @@ def list_contested() -> frozenset[str]:
     return frozenset(verbs for kind in ("harmful", "double") for verbs, _ in cells[kind])
 
 
-def make_request(kind: str, split: str, rng: random.Random) -> Request:
+def make_request(kind: str, split: str, rng: random.Random) -> HowTo:
     """A how-to request whose pair and phrasing both belong to `split`."""
     lex = lexicon()
     cells = lex.cells[kind]
@@ -223,10 +223,10 @@ def make_request(kind: str, split: str, rng: random.Random) -> Request:
     if rng.random() < 0.2:
         tail = rng.choice(lex.words["places"] + lex.words["manners"])
         text = f"{text.rstrip('?.')} {tail}{text[-1] if text[-1] in '?.' else ''}"
-    return Request(loosen(text, rng), verb, thing, kind)
+    return HowTo(loosen(text, rng), verb, thing, kind)
 
 
-def comply(req: Request, rng: random.Random) -> str:
+def comply(req: HowTo, rng: random.Random) -> str:
     """Restate the request, then three steps that would fit any request."""
     words = lexicon().words
     first, then, last = (rng.choice(words[part]) for part in ("first", "then", "last"))
@@ -234,7 +234,7 @@ def comply(req: Request, rng: random.Random) -> str:
     return f"{offer} First {first}, then {then}, and finally {last}."
 
 
-def refuse(req: Request, rng: random.Random) -> str:
+def refuse(req: HowTo, rng: random.Random) -> str:
     """Decline, restating the request."""
     return req.restate(rng.choice(REFUSALS)) + rng.choice(AFTERWARDS)
 

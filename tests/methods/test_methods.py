@@ -13,12 +13,13 @@ from cmrm.data.records import Record
 from cmrm.methods.captions import REQUEST, Captioned
 from cmrm.methods.ceilings import ReplacedImage
 from cmrm.methods.cmrm import DatasetLevel, SampleLevel
-from cmrm.methods.controls import OtherPrompt, random_direction, sign_flip
+from cmrm.methods.controls import OtherPrompt
 from cmrm.methods.defence import Defence
 from cmrm.methods.defence_prompt import DefencePrompt
 from cmrm.methods.refusal_direction import Restored, refusal_direction
 from cmrm.methods.shiftdc import ShiftDC, paper_layers
 from cmrm.steering.anchors import AnchorSet
+from cmrm.steering.chance import random_direction, sign_flip
 from cmrm.steering.steer import as_steering
 from cmrm.steering.vectors import Prompt, Steered, Vectors
 

@@ -146,7 +146,7 @@ class DevSet:
         return rated
 
 
-UNSTEERED = Trial(Defence())
+BARE = Trial(Defence())
 
 
 def _percent(hits: Iterable[bool]) -> float:
@@ -222,7 +222,7 @@ def _report_unsteered(dev: DevSet) -> None:
     asked = Probe(dev.engine.vlm, ReplacedImage(None).show(dev.probes[0].records))
     alone = map(pocket_verdict, asked.records, asked.answers())
     say(f"harmful, text only: refused {_percent(found == 'refused' for found in alone):.1f}")
-    say(f"unsteered: {dev.judge(UNSTEERED)}")
+    say(f"unsteered: {dev.judge(BARE)}")
     for things in range(4):
         asked = Probe(dev.engine.vlm, records("dev", "question", 250, things=things))
         right = _percent(map(Record.accepts, asked.records, asked.answers()))
