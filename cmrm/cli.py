@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .errors import CmrmError, NotThereError
+from .errors import CmrmError
 from .files import source_of
 from .settings import (
     Corruption,
@@ -345,6 +345,7 @@ def serve(
 
     share_arenas()
     say(f"Loading {chosen.model} ..." if chosen.engine == "local" else f"Connecting to {chosen.engine_url} ...")
+    from .engines.server import may_pass
     from .server.health import health
     from .server.launch import launch
     from .ui import build
@@ -363,7 +364,7 @@ def serve(
     try:
         bench, page = open_page()
     except CmrmError as error:
-        if not _passes(error):
+        if not may_pass(error):
             raise
         (bench, page), port = _wait_for_server(open_page, host, port, str(error))
     log_to_standard_error()
@@ -378,6 +379,7 @@ def _wait_for_server(
     Raises:
         CmrmError: what does not pass by itself.
     """
+    from .engines.server import may_pass
     from .server.waiting import serve_waiting_page
 
     say(f"{reason} Waiting for it.")
@@ -387,16 +389,8 @@ def _wait_for_server(
             try:
                 return open_page(), taken
             except CmrmError as error:
-                if not _passes(error):
+                if not may_pass(error):
                     raise
-
-
-def _passes(error: CmrmError) -> bool:
-    """Whether a server may answer another time: it is not there, or the connection broke off."""
-    import httpx
-
-    broken = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
-    return isinstance(error, NotThereError) or isinstance(error.__cause__, broken)
 
 
 @app.command("serve-vllm", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

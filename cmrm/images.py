@@ -1,5 +1,6 @@
 """Pictures in: what a user gave, made safe and upright, and the corrupted images of the method."""
 
+import hashlib
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,11 @@ MAX_PIXELS = 50_000_000
 MAX_RATIO = 100
 # The rest of Pillow's formats are rare, and some run other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+
+def digest_image(image: Image.Image) -> bytes:
+    """Return the SHA-256 of a picture as it is: its mode, its size and its pixels."""
+    return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).digest()
 
 
 def open_image(source: Image.Image | str | Path | BinaryIO) -> Image.Image:

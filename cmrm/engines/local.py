@@ -11,6 +11,7 @@ from ..answering.batches import answer_batch, group_alike
 from ..answering.comparison import Comparison
 from ..answering.fluency import pair_log_probabilities
 from ..answering.steps import Answered
+from ..images import digest_image
 from ..lru import Lru
 from ..model.identity import Identity
 from ..model.network import Inputs
@@ -136,7 +137,7 @@ class LocalEngine:
         """Lay out a prompt of a batch: many conditions ask the same."""
         digest = hashlib.sha256(prompt.text.encode(errors="surrogatepass"))
         if prompt.image is not None:
-            digest.update(f"\0{prompt.image.mode} {prompt.image.size}".encode() + prompt.image.tobytes())
+            digest.update(digest_image(prompt.image))
         key = digest.hexdigest()
         inputs = self._encoded.get(key)
         if inputs is None:

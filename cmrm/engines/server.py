@@ -203,6 +203,12 @@ class Server:
             ) from error
 
 
+def may_pass(error: CmrmError) -> bool:
+    """Whether a server may answer another time: it is not there, or the connection timed out or broke off."""
+    broken = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
+    return isinstance(error, NotThereError) or isinstance(error.__cause__, broken)
+
+
 class _Loop:
     """An event loop in a thread of its own, and the client whose connections are there; both end when it is dropped."""
 

@@ -1,7 +1,6 @@
 """A model in a vLLM server that can steer it (`vllm_plugin`): prompts, steerings and states cross as data."""
 
 import base64
-import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -18,6 +17,7 @@ from ..answering.steps import Answered, NextToken, Row, Step
 from ..answering.writing import Writer
 from ..errors import CmrmError, ServerError
 from ..files import POCKET_FOLDER, fingerprint, source_of
+from ..images import digest_image
 from ..lru import Lru
 from ..model.identity import Identity
 from ..model.processor import blank_image, load_processor
@@ -210,7 +210,7 @@ class VllmEngine:
 
     def _picture(self, image: Image.Image) -> str:
         """Return a picture as a URL; many requests ask about the same."""
-        key = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
+        key = digest_image(image).hex()
         url = self._pictures.get(key)
         if url is None:
             content = BytesIO()
@@ -304,8 +304,11 @@ class VllmReading:
         bodies = [steer(body, steered, k, capture=names[k]) for k, body in enumerate(self.bodies)]
         done = 0
         for arrived in self.engine.server.answer_all(CHAT, bodies):
-            done += len(arrived)
-            yield tell(done)
+            if not arrived:
+                yield tell(done)
+            for _ in arrived:  # each is a pass, also of several that came together
+                done += 1
+                yield tell(done)
         return (yield from relay(self.engine.fetch_states(names), lambda _: tell(done)))
 
 

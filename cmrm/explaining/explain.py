@@ -10,6 +10,7 @@ import numpy as np
 
 from ..engines.base import Engine, Prepared
 from ..errors import CmrmError
+from ..images import digest_image
 from ..judging.openings import opening_probability, refusal_openings
 from ..lru import Lru
 from ..progress import Progress, Stage
@@ -192,7 +193,7 @@ def _read_anchors(run: Comparing, anchors: AnchorSet) -> Generator[Progress, Non
 def _store_key(run: Comparing, anchors: AnchorSet, shown: Prompt, steered: Steered | None) -> str:
     digest = hashlib.sha256(anchors_digest(anchors.texts).encode())
     if shown.image is not None:
-        digest.update(f"{shown.image.size}".encode() + shown.image.tobytes())
+        digest.update(digest_image(shown.image))
     if steered is not None:
         digest.update(f"{steered.alpha} {steered.layers}".encode() + run.offsets.values.tobytes())
     return digest.hexdigest()

@@ -297,6 +297,21 @@ def test_a_reading_can_be_closed_while_nothing_arrives(answered):
     assert done[-1] == answered
 
 
+def test_each_answer_is_a_pass_also_of_those_that_come_together():
+    together = threading.Barrier(5)
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path != CHAT:
+            return plain(500, "{}")(handler)
+        together.wait(timeout=60)
+        return whole(5)(handler)
+
+    passes = set()
+    with scripted(answer) as url, pytest.raises(ServerError):  # as it has no states
+        list(engine_at(url).reading([Prompt("Hi")] * 5).states(None, passes.add))
+    assert passes - {0} == {1, 2, 3, 4, 5}
+
+
 def test_a_server_that_was_started_anew_is_told():
     seen = []
 
