@@ -20,8 +20,8 @@ import typer
 from .errors import CmrmError
 from .files import source_of
 from .settings import (
-    Corruption,
-    Estimator,
+    MEASURED,
+    SWEPT,
     Layout,
     ModelChoice,
     Preset,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .answering.steps import Row, Step
+    from .saved_run import Difference
     from .workbench import Workbench
 
 app = typer.Typer(
@@ -138,10 +139,18 @@ def repeat(
     _print_panes(rows, made.settings)
     same = [row.text for row in rows] == made.texts
     for difference in made.differences(bench):
-        say(difference)
+        say(_describe_difference(difference))
     say("The answers are those of the run." if same else "The answers differ from those of the run.")
     if not same:
         raise SystemExit(1)
+
+
+def _describe_difference(found: "Difference") -> str:
+    if found.what == "offsets":
+        return "The offsets are others; give those of the run by --offsets."
+    if found.what == "model":
+        return f"The {found.name} was {found.then!r} and is {found.now!r}."
+    return f"The version of {found.name} was {found.then} and is {found.now}."
 
 
 def _check_question(prompt: str, image: Path | None) -> "Image.Image | None":
@@ -184,7 +193,7 @@ def _print_json(value: object) -> None:
 
 @app.command()
 @_take_model()
-@take_settings(_option, "alphas", "method", "max_new_tokens")
+@take_settings(_option, "alphas", *SWEPT)
 def sweep(
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[Path | None, typer.Option(help="Image file; without it the answers are text-only.")] = None,
@@ -212,12 +221,12 @@ def sweep(
 
 @app.command()
 @_take_model()
+@take_settings(_option, "anchors", *MEASURED)
 def extract(
     out: Annotated[Path, typer.Option(help="Where to write the offsets, a .safetensors file.")],
     anchors: Annotated[str, typer.Option(help="Anchor set: a JSONL or text file, or a set in assets/.")] = "",
-    estimator: Annotated[Estimator | None, typer.Option(help="Default: the model's recipe.")] = None,
-    corruption: Annotated[Corruption | None, typer.Option(help="Image beside which the states are taken.")] = None,
     chosen: ModelChoice = ModelChoice(),  # noqa: B008  # frozen
+    **choices: object,
 ) -> None:
     """Measure dataset-level offsets on an anchor set and write them to a file."""
     from .engines.opening import open_engine
@@ -225,7 +234,7 @@ def extract(
     from .steering.extraction import extract_offsets
     from .steering.recipes import recipes_for
 
-    given = load_anchors(anchors) if anchors else None
+    settings, given = Settings.parse(**choices), load_anchors(anchors) if anchors else None
     engine = open_engine(chosen)
     for note in engine.notes:
         say(note)
@@ -234,8 +243,8 @@ def extract(
     offsets = extract_offsets(
         engine,
         texts,
-        estimator=estimator or recipe.estimator,
-        corruption=corruption or recipe.corruption,
+        estimator=settings.estimator or recipe.estimator,
+        corruption=settings.corruption or recipe.corruption,
         report=report_progress("passes"),
     )
     offsets.save(out)

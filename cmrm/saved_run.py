@@ -2,10 +2,11 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -23,6 +24,7 @@ from .versions import versions
 from .workbench import Workbench
 
 FORMAT = 1
+Kind = Literal["model", "offsets", "version"]
 NAMES = ("unsteered", "steered", "third")
 MAX_BYTES = 128 << 20
 
@@ -70,6 +72,16 @@ def write_run(
         "versions": versions(),
         **{name: asdict(row) for name, row in zip(NAMES, rows, strict=False)},
     }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A fact of a run that is another now: `what` it is of, its name, and both values."""
+
+    what: Kind
+    name: str
+    then: object
+    now: object
 
 
 @dataclass(frozen=True)
@@ -141,18 +153,17 @@ class Run:
         except (TypeError, ValueError) as error:
             raise CmrmError("The image in the run can't be read; download the run again.") from error
 
-    def differences(self, bench: Workbench) -> list[str]:
-        """Return a sentence for each thing that is not as it was."""
-        mine, theirs = asdict(self.model), asdict(bench.engine.identity)
-        found = [
-            f"The {name} was {mine[name]!r} and is {theirs[name]!r}." for name in mine if mine[name] != theirs[name]
-        ]
-        if self.offsets not in (None, bench.offsets.digest()):
-            found.append("The offsets are others; give those of the run by --offsets.")
-        for name, now in versions().items():
-            then = self.versions[name]
-            found += [f"The version of {name} was {then} and is {now}."] if now != then else []
-        return found
+    def differences(self, bench: Workbench) -> Iterator[Difference]:
+        """Yield each thing that is not as it was."""
+        now = asdict(bench.engine.identity)
+        yield from _compare("model", asdict(self.model), now)
+        if self.offsets is not None:
+            yield from _compare("offsets", {"sha256": self.offsets}, {"sha256": bench.offsets.digest()})
+        yield from _compare("version", self.versions, versions())
+
+
+def _compare(what: Kind, then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[Difference]:
+    return (Difference(what, name, then[name], now[name]) for name in then if then[name] != now[name])
 
 
 def _write_image(path: Path) -> dict[str, str]:

@@ -278,15 +278,15 @@ class Settings:
     estimator: Estimator | None = field(
         default=None,
         metadata=_texts(
-            "Of the offsets; default: as they were measured.",
-            '"mean", "pc1" or "sequential"; another than the offsets\' own is measured first; "" is their own',
+            "How offsets are measured; default: as those at hand were.",
+            'how offsets are measured, first if need be: "mean", "pc1" or "sequential"; "" is as those at hand were',
         ),
     )
     corruption: Corruption | None = field(
         default=None,
         metadata=_texts(
-            "Of the offsets, likewise.",
-            '"white", "black", "mean" or "noise", the image of the offsets, likewise',
+            "Image beside which they are measured; default: likewise.",
+            'image beside which they are measured: "white", "black", "mean" or "noise"; "" likewise',
         ),
     )
     layers: tuple[int, ...] | None = field(
@@ -372,9 +372,18 @@ class Settings:
         """Return them by name, as JSON has them."""
         return asdict(self)
 
+    def only(self, *names: str) -> "Settings":
+        """Return those of these names, and the defaults of all others."""
+        return Settings(**{name: getattr(self, name) for name in names})
+
 
 LEFT_OPEN = tuple(one.name for one in fields(Settings) if one.default is None)
 """What may be left to the method's recipe, which has a field of the same name."""
+
+SWEPT = ("method", "max_new_tokens")
+EXPLAINED = ("alpha", "method", "max_new_tokens")
+MEASURED = ("estimator", "corruption")
+"""The settings that a sweep, an explanation and a measurement of offsets take."""
 
 _CHOICES = {"estimator": Estimator, "corruption": Corruption, "positions": Positions, "steps": Steps}
 

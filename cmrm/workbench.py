@@ -19,6 +19,7 @@ from .lru import Lru
 from .progress import Progress, Told
 from .settings import (
     LEFT_OPEN,
+    SWEPT,
     Corruption,
     Estimator,
     Method,
@@ -49,7 +50,7 @@ class Measuring(Protocol):
 class Workbench:
     """One shared model behind its engine, ready to compare by either method.
 
-    `offsets` are the dataset-level ones and `anchors` names the set they come from; `notes` are
+    `offsets` are the dataset-level ones and `anchors` names the set or the file they come from; `notes` are
     sentences a user should see, such as layers left unquantized or offsets made for another revision.
     What was measured on anchors is kept, to explain answers and to steer in other ways than the recipe's.
     """
@@ -94,7 +95,7 @@ class Workbench:
         if offsets is not None:
             given = Offsets.load(offsets)
             notes = (*engine.notes, *given.check(engine.identity))
-            return cls(engine, given, f"of {Path(offsets).name}", recipes, notes)
+            return cls(engine, given, Path(offsets).name, recipes, notes)
         anchors = load_anchors(recipes["dataset"].anchors)
         found = find_or_measure(engine, anchors, recipes["dataset"], report)
         return cls(engine, found, anchors.name, recipes, engine.notes)
@@ -130,13 +131,12 @@ class Workbench:
     ) -> Generator[Step]:
         """Answer greedily at alpha 0 (row 0) and at each other of `alphas`, in one batch; the last step has fluency.
 
-        Of the settings, method and max_new_tokens count. `offsets`, if given, take the place of the dataset-level ones.
+        Of the settings, those of `SWEPT` count. `offsets`, if given, take the place of the dataset-level ones.
 
         Raises:
             CmrmError: bad input, before the first step.
         """
-        given = settings or Settings()
-        chosen = self.settle(Settings(method=given.method, max_new_tokens=given.max_new_tokens), offsets)
+        chosen = self.settle((settings or Settings()).only(*SWEPT), offsets)
         strengths = tuple(alpha for alpha in checked_alphas(alphas) if alpha)
         measuring = self._find_or_measure(prompt, chosen, offsets)
         shown = Prompt(prompt, None if image is None else open_image(image))
@@ -167,16 +167,16 @@ class Workbench:
         prepared = self.engine.prepare(shown, chosen, 2)
         return self._explain(prepared, shown, chosen, measuring, anchors, answers)
 
-    def extract(
-        self, anchors: Sequence[str], estimator: Estimator | None = None, corruption: Corruption | None = None
-    ) -> Generator[Progress, None, Offsets]:
-        """Measure dataset-level offsets pass by pass; None is the recipe's own choice.
+    def extract(self, anchors: Sequence[str], settings: Settings | None = None) -> Generator[Progress, None, Offsets]:
+        """Measure dataset-level offsets pass by pass.
+
+        Of the settings, those of `MEASURED` count; None is the recipe's own choice.
 
         Raises:
             CmrmError: no anchors, or one that can't be used; at the first step.
         """
-        recipe = self.recipes["dataset"]
-        how = estimator or recipe.estimator, corruption or recipe.corruption
+        given, recipe = settings or Settings(), self.recipes["dataset"]
+        how = given.estimator or recipe.estimator, given.corruption or recipe.corruption
         return extract(self.engine, anchors, *how, tell=lambda progress: progress)
 
     def settle(self, settings: Settings, offsets: Offsets | None = None) -> Settings:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cmrm"
 # Nobody imports from a later room; docs/architecture.md says what each is for.
 ORDER = """
-    errors versions files lru progress settings images signatures terminal model data judging steering answering
-    engines explaining methods charts workbench saved_run pocket evaluation ui server cli
+    errors versions files lru progress settings images signatures terminal templates model data judging steering
+    answering engines explaining methods charts workbench saved_run pocket evaluation ui server cli
 """
 ROOMS = ORDER.split()
 ENTRANCES = ("__init__", "__main__")

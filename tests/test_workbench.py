@@ -67,7 +67,7 @@ def test_a_given_file_is_used_with_its_warnings_and_refused_if_it_does_not_fit(c
     path = tmp_path / "mine.safetensors"
     offsets.save(path)
     bench = Workbench.open(ModelChoice(checkpoint), offsets=path)
-    assert "mine.safetensors" in bench.anchors
+    assert bench.anchors == "mine.safetensors"
     assert any("quantization" in note for note in bench.notes)
     wide = tmp_path / "wide.safetensors"
     fits = {**vars(offsets.fits), "hidden": 128}
@@ -186,9 +186,9 @@ def test_a_run_names_the_anchors_that_its_offsets_were_measured_on(tiny_bench):
         assert describe_offsets(bench, settings, offsets) == {name: whole[name] for name in whole if name != "sha256"}
         return tuple(whole.values())
 
-    bench = replace(tiny_bench, anchors="of mine.safetensors")
+    bench = replace(tiny_bench, anchors="mine.safetensors")
     digest = hashlib.sha256(bench.offsets.values.tobytes()).hexdigest()
-    assert made() == made(estimator="mean") == ("mean", "white", "of mine.safetensors", 3, digest)
+    assert made() == made(estimator="mean") == ("mean", "white", "mine.safetensors", 3, digest)
     texts = load_anchors(bench.recipes["dataset"].anchors)
     assert made(estimator="pc1") == ("pc1", "white", texts.name, len(texts.texts), None)
     assert made(corruption="noise") == ("mean", "noise", texts.name, len(texts.texts), None)

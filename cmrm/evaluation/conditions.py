@@ -106,7 +106,7 @@ class _Ingredients:
 
     def measure(self, settings: Settings, texts: Sequence[str] = ()) -> Offsets:
         """Measure dataset-level offsets as settings say, on the recipe's anchors or other texts."""
-        return finish(self.bench.extract(texts or self.texts, settings.estimator, settings.corruption))
+        return finish(self.bench.extract(texts or self.texts, settings))
 
     def steer_by(self, name: str, group: str, vectors: Vectors) -> Condition:
         """The dataset-level row with other vectors: the same alpha, layers, positions and steps."""

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 
 from ..charts import STYLE, Plot, alpha_curves, pictures
 from ..data.records import Record
 from ..explaining.explanation import Explanation
 from ..judging.statistics import Rate
+from ..templates import load_template
 from .journal import Entry
 from .report import PAIRED, UNSTEERED, Report
 
@@ -20,9 +20,7 @@ _EXAMPLES_EACH = 3
 
 def render_report(report: Report, records: Sequence[Record], why: Explanation | None = None) -> str:
     """Return the report's HTML, with the pictures of `why` steering changes one record's answer, if there are any."""
-    folder = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("report.html").render(
+    return load_template(Path(__file__).with_name("report.html")).render(
         report=report,
         curves=list(draw_curves(report)),
         why=pictures(why) if why else [],

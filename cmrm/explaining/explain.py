@@ -22,7 +22,7 @@ from ..steering.vectors import Prompt, Steered
 from .explanation import END, Candidate, Explanation, Floats, Gap, Parting, Points
 
 CURVE = tuple(MAX_ALPHA * k / 8 for k in range(9))
-ANCHORS = 24  # of a group
+ANCHORS_EACH = 24  # of the two groups
 TOP = 5
 _BEFORE, _BEHIND = 12, 24
 
@@ -70,7 +70,7 @@ def check_explainable(settings: Settings, anchors: AnchorSet) -> AnchorSet:
     if settings.positions != "last":
         raise CmrmError("Only runs steered at the last position are explained; choose positions 'last' and run again.")
     groups = [anchors.only(name).texts for name in ("harmful", "harmless")]
-    count = min(ANCHORS, *map(len, groups))
+    count = min(ANCHORS_EACH, *map(len, groups))
     chosen = [texts[k * len(texts) // count] for texts in groups for k in range(count)]
     return AnchorSet(anchors.name, tuple(chosen), ("harmful",) * count + ("harmless",) * count)
 

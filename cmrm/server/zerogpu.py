@@ -18,7 +18,7 @@ from ..errors import CmrmError
 from ..explaining.explanation import Explanation
 from ..images import ImageInput
 from ..progress import Progress
-from ..settings import Corruption, Estimator, Settings
+from ..settings import Settings
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
 
@@ -74,11 +74,9 @@ class ZeroGpuWorkbench(Workbench):
         """Explain in a worker."""
         return self._send("explain", settings, 1, image, prompt, settings, offsets, answers)
 
-    def extract(
-        self, anchors: Sequence[str], estimator: Estimator | None = None, corruption: Corruption | None = None
-    ) -> Generator[Progress, None, Offsets]:
+    def extract(self, anchors: Sequence[str], settings: Settings | None = None) -> Generator[Progress, None, Offsets]:
         """Extract in a worker."""
-        return self._send("extract", None, len(anchors), anchors, estimator, corruption)
+        return self._send("extract", settings, len(anchors), anchors, settings)
 
     def _send(
         self, name: str, settings: Settings | None, count: int, *arguments: object

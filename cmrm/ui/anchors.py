@@ -59,18 +59,19 @@ class _Anchors:
         with gr.Row(elem_classes="pair"):
             self.upload = gr.UploadButton("Upload .txt or .jsonl", file_types=[".txt", ".jsonl"], size="md")
             self.shipped = gr.Button("Take the model's own", size="md")
-        self.estimator = gr.Radio(
+        estimator = gr.Radio(
             list(get_args(Estimator)),
             value=self.recipe.estimator,
             label="Estimator",
             info="mean: of all differences; pc1: their main direction; sequential: with layers below steered.",
         )
-        self.corruption = gr.Radio(
+        corruption = gr.Radio(
             list(get_args(Corruption)),
             value=self.recipe.corruption,
             label="Corruption",
             info="The meaningless image beside the texts: a plain colour, or noise.",
         )
+        self.controls = {"estimator": estimator, "corruption": corruption}
         with gr.Row(elem_classes="pair"):
             self.compute = gr.Button("Compute offsets", variant="primary", elem_id="anchors-compute")
             self.stop = gr.Button("Stop", variant="stop", elem_id="anchors-stop")
@@ -92,7 +93,7 @@ class _Anchors:
         frame = [self.note, self.progress, self.results]
         results = [*frame, self.facts, self.plot, self.caption, self.download, self.made]
         waiting = self.compute.click(self.begin, None, frame, **QUICK)
-        asked = [self.texts, self.estimator, self.corruption]
+        asked = [self.texts, *self.controls.values()]
         running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.bench, self.note))
         follow_stop(running, self.note, self.progress)
         self.stop.click(None, cancels=[running])
@@ -116,12 +117,12 @@ class _Anchors:
         note = html.parts.note(waiting, running=True)
         return {self.note: note, self.progress: waiting, self.results: gr.Column(visible=False)}
 
-    def stream(self, texts: str | None, estimator: object, corruption: object) -> Iterator[Updates]:
+    def stream(self, texts: str | None, *values: object) -> Iterator[Updates]:
         with show_errors():
             try:
                 anchors, countdown = read_anchors(texts or "", "Your list"), Countdown()
                 yield {self.note: html.parts.note(f"Reading {_count(anchors)} ...", running=True)}
-                passes = measure(self.bench, anchors.texts, estimator, corruption)
+                passes = measure(self.bench, anchors.texts, dict(zip(self.controls, values, strict=True)))
                 yield self.show((yield from relay(passes, lambda one: self.show_pass(countdown, one))))
             except CmrmError as error:
                 yield self.show_error(error)

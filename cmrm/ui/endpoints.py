@@ -9,6 +9,7 @@ import gradio as gr
 from ..answering.steps import Row, Step
 from ..progress import relay
 from ..saved_run import NAMES, describe_offsets
+from ..settings import EXPLAINED, MEASURED, SWEPT
 from ..signatures import choose_fields, take_settings
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
@@ -16,10 +17,6 @@ from .events import IN_TURN, show_errors, take_turn
 from .gradio_private import offer_download, offer_endpoint
 from .requests import Request, answer, explain_answers, measure, name_upload, parse_request
 from .stages import Countdown, describe
-
-SWEPT = ("method", "max_new_tokens")
-EXPLAINED = ("alpha", "method", "max_new_tokens")
-"""The settings that a sweep and an explanation take."""
 
 
 def add_endpoints(bench: Workbench, blocks: gr.Blocks) -> None:
@@ -130,8 +127,9 @@ class _Endpoints:
             found = yield from relay(stages, lambda progress: {"progress": describe(progress)})
             yield asdict(found)
 
+    @take_settings(_show, "anchors", *MEASURED)
     def extract(  # type: ignore[misc]
-        self, anchors: list[str], estimator: str | None = None, corruption: str | None = None
+        self, anchors: list[str], *choices: object
     ) -> tuple[gr.FileData | None, dict]:
         """Measure CMRM's dataset-level offsets of the served model on anchor texts of your own.
 
@@ -139,14 +137,12 @@ class _Endpoints:
 
         Parameters:
             anchors: short texts such as requests, at most 512; a mix of harmful and harmless ones serves best
-            estimator: "mean", "pc1" or "sequential"; left out, the model's default
-            corruption: the image beside the texts: "white", "black", "mean" or "noise"; left out, the model's default
         Returns:
             file: the offsets, a safetensors file that is kept for an hour
             header: what the file fits, how it was made, and the norm of each layer's vector
         """
         with show_errors():
-            passes, countdown = measure(self.bench, anchors, estimator, corruption), Countdown()
+            passes, countdown = measure(self.bench, anchors, _name(choices, *MEASURED)), Countdown()
             offsets = yield from relay(passes, lambda one: (None, {"progress": countdown.describe(one)}))
             yield gr.FileData(path=offer_download(self.blocks, "offsets.safetensors", offsets.save)), offsets.header()
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..answering.steps import Row
@@ -13,16 +12,14 @@ from ..charts import COLOURS
 from ..explaining.explanation import END, Candidate, Parting
 from ..settings import METHODS
 from ..steering.offsets import Offsets
+from ..templates import load_template
 from ..workbench import Workbench
 from .markdown import find_parting, render_markdown
 from .view import METHOD_NAMES, RUNNING, Veil, View, choose_veil, needs_veil
 
 REAL_MODEL = "python app.py --model llava-hf/llava-1.5-7b-hf"
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-parts: Any = _ENVIRONMENT.get_template("parts.html").module
+parts: Any = load_template(Path(__file__).with_name("parts.html")).module
 """The templates as functions, by name."""
 
 _TITLES = ("Unsteered", "CMRM-steered")
@@ -89,15 +86,15 @@ def _body(view: View, row: Row | None, index: int) -> Markup:
 
 def _answer(view: View, row: Row, mark: int | None = None) -> Markup:
     writing = view.phase == "answering" and not row.ended
-    return parts.answer(render_markdown(row.text, mark) or Markup("<p></p>"), writing)
+    return parts.answer(render_markdown(row.text, mark), writing)
 
 
 def _measures(view: View, row: Row | None) -> Markup:
     if row is None:
-        return parts.chip("stopped", False) if view.phase == "stopped" else Markup("&nbsp;")
+        return parts.chip("stopped", False) if view.phase == "stopped" else Markup()
     if view.blind:
         hint = "The verdict is shown after your vote."
-        return parts.measures("", [hint]) if view.phase == "done" else Markup("&nbsp;")
+        return parts.measures("", [hint]) if view.phase == "done" else Markup()
     longest = view.request.settings.max_new_tokens if view.request else None
     cut = ", cut off" if row.ended and row.tokens == longest else ""
     pace = f"{row.seconds:.1f} s", f"{row.tokens_per_second:.1f} tokens/s"

@@ -1,17 +1,21 @@
 """What a model says as safe HTML: bold, italics, lists and code; no links, images or HTML, whatever it says."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
 
 from markdown_it import MarkdownIt
-from markdown_it.common.utils import escapeHtml
 from markdown_it.token import Token
 from markdown_it.utils import EnvType
 from markupsafe import Markup
 
-_AROUND = {"text": "{}", "code_inline": "<code>{}</code>", "fence": "<pre><code>{}</code></pre>\n"}
-_MARKED = '<mark class="parting">{}</mark>'
+from ..templates import load_template
+
+_leaves: Any = load_template(Path(__file__).with_name("markdown.html")).module
+_LEAVES = ("text", "code_inline", "fence")
+"""The tokens with words, each with a template of its name."""
 _SPACE = re.compile(r"(\s+)")
 
 
@@ -35,33 +39,23 @@ def find_parting(texts: Sequence[str], ended: Sequence[bool]) -> int | None:
 
 def _words(text: str) -> list[str]:
     leaves = chain.from_iterable(token.children or [token] for token in _MARKDOWN.parse(text))
-    return [word for leaf in leaves if leaf.type in _AROUND for word in leaf.content.split()]
+    return [word for leaf in leaves if leaf.type in _LEAVES for word in leaf.content.split()]
 
 
-def _escape(content: str, env: EnvType) -> str:
-    """Escape a text, and mark a word as it is counted."""
-    parts = _SPACE.split(content)
-    for place, part in enumerate(parts):
-        parts[place] = escapeHtml(part)
-        if part.strip():
-            if env["seen"] == env["mark"]:
-                parts[place] = _MARKED.format(parts[place])
-            env["seen"] += 1
-    return "".join(parts)
-
-
-def _rule(around: str) -> Callable[..., str]:
-    def render(_: object, tokens: Sequence[Token], place: int, __: object, env: EnvType) -> str:
-        return around.format(_escape(tokens[place].content, env))
-
-    return render
+def _render_leaf(_: object, tokens: Sequence[Token], place: int, __: object, env: EnvType) -> str:
+    """Return a token's words as HTML, with one marked, and count them."""
+    parts = _SPACE.split(tokens[place].content)
+    words = [number for number, part in enumerate(parts) if part.strip()]
+    counted = dict(enumerate(words, env["seen"]))
+    env["seen"] += len(words)
+    return getattr(_leaves, tokens[place].type)(parts, counted.get(env["mark"]))
 
 
 def _make_renderer() -> MarkdownIt:
     made = MarkdownIt("zero", {"html": False, "breaks": True})
     made.enable(["list", "fence", "emphasis", "backticks", "newline", "escape"])
-    for name, around in _AROUND.items():
-        made.add_render_rule(name, _rule(around))
+    for name in _LEAVES:
+        made.add_render_rule(name, _render_leaf)
     return made
 
 

@@ -104,19 +104,15 @@ def explain_answers(
         return (yield from bench.explain(request.image, request.prompt, request.settings, request.offsets, answers))
 
 
-def measure(
-    bench: Workbench, texts: object, estimator: object = None, corruption: object = None
-) -> Generator[Progress, None, Offsets]:
-    """Return offsets measured on anchor texts, after progress; close it to stop the model.
+def measure(bench: Workbench, texts: object, choices: Mapping[str, object]) -> Generator[Progress, None, Offsets]:
+    """Return offsets measured on anchor texts, by settings of `MEASURED`, after progress; close it to stop the model.
 
     Raises:
         CmrmError: bad input; also for any other failure, whose details go to the log.
     """
     count = len(texts) if isinstance(texts, (list, tuple)) else None
-    facts = {"anchors": count, "estimator": estimator, "corruption": corruption}
-    with _supervise("extract", facts):
-        how = Settings.parse(estimator=estimator, corruption=corruption)
-        passes = bench.extract(_check_anchors(texts), how.estimator, how.corruption)
+    with _supervise("extract", {"anchors": count, **choices}):
+        passes = bench.extract(_check_anchors(texts), Settings.parse(**choices))
         return (yield from _pace(passes, is_last=lambda _: False))
 
 

@@ -19,33 +19,7 @@ Runs = tuple[View, ...]
 
 MOST_RUNS = 20
 
-# What is blurred on the page stays out of the clipboard.
-_COPY = """async () => {
-    const said = [...document.querySelectorAll('#panes .pane')].flatMap(pane => {
-        const answer = pane.querySelector('.answer'), [title, subtitle] = pane.querySelector('header').children;
-        if (!answer) return [];
-        const hidden = getComputedStyle(answer).filter !== 'none';
-        return `${title.innerText} (${subtitle.innerText})\\n${hidden ? '(hidden)' : answer.innerText}`;
-    });
-    if (!said.length) return 'There is no answer to copy yet.';
-    try {
-        await navigator.clipboard.writeText(said.join('\\n\\n'));
-        return 'The answers are copied.';
-    } catch {
-        return 'The browser did not allow copying, which it does on pages of https and localhost only.';
-    }
-}"""
-
-_SAVE = """(text) => {
-    if (text) {
-        const link = document.createElement('a');
-        link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
-        link.download = 'cmrm-run.json';
-        link.click();
-        URL.revokeObjectURL(link.href);
-    }
-    return '';
-}"""
+_COPY, _SAVE = (Path(__file__).with_name(name).read_text("utf-8") for name in ("copy_answers.js", "save_run.js"))
 
 
 class Share:

@@ -7,6 +7,7 @@ from itertools import chain
 
 import gradio as gr
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import CIRCLE, workbench
@@ -17,7 +18,7 @@ from cmrm.evaluation import Plan
 from cmrm.evaluation.conditions import make_conditions
 from cmrm.saved_run import Run, write_run
 from cmrm.server.zerogpu import ZeroGpuWorkbench
-from cmrm.settings import format_layers, parse_layers
+from cmrm.settings import EXPLAINED, MEASURED, SWEPT, format_layers, parse_layers
 from cmrm.ui import Request, answer, build, parse_request
 from cmrm.ui.compare import add_compare_tab
 from cmrm.ui.own_offsets import Own
@@ -58,6 +59,10 @@ def bench() -> Noting:
     return Noting(**vars(workbench()))
 
 
+def in_order(names):
+    return [name for name in NAMES if name in names]
+
+
 @pytest.fixture(autouse=True)
 def forget(bench):
     bench.seen.clear()
@@ -83,6 +88,17 @@ def test_the_api_takes_each_in_their_order(bench):
     assert bench.seen == [OTHER]
     parameters = blocks.get_api_info()["named_endpoints"]["/compare"]["parameters"]
     assert [one["parameter_name"] for one in parameters] == ["image", "prompt", *NAMES]
+
+
+def test_what_takes_a_few_takes_the_same_few_by_command_and_api(bench):
+    named = build(bench).get_api_info()["named_endpoints"]
+    taken = {name: [one["parameter_name"] for one in named[name]["parameters"]] for name in named}
+    assert taken["/sweep"] == ["image", "prompt", "alphas", *in_order(SWEPT)]
+    assert taken["/explain"] == ["image", "prompt", *in_order(EXPLAINED)]
+    assert taken["/extract"] == ["anchors", *in_order(MEASURED)]
+    commands = typer.main.get_command(cli.app).commands
+    for command, few in (("sweep", SWEPT), ("extract", MEASURED)):
+        assert {one.name for one in commands[command].params} & {*NAMES} == {*few}
 
 
 def test_the_page_has_a_control_for_each(bench):
@@ -114,7 +130,8 @@ def test_a_worker_of_zerogpu_gets_them_whole(bench):
     list(away.compare(None, "hello", OTHER))
     list(away.explain(None, "hello", OTHER))
     list(away.sweep(None, "hello", (1.0,), OTHER))
-    assert [arguments[1] for arguments in sent] == [OTHER] * 3
+    list(away.extract(["hello"], OTHER))
+    assert [arguments[1] for arguments in sent] == [OTHER] * 4
 
 
 def test_an_evaluation_gives_them_whole_to_the_rows_that_choose_none(bench, tmp_path):
