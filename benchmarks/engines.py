@@ -4,6 +4,9 @@ Start the server first, with the pocket model in the precision that the local en
 `python -m cmrm serve-vllm --dtype bfloat16` (or float32, as the first line of the table says).
 """
 
+import itertools
+import json
+import math
 import statistics
 import threading
 import time
@@ -12,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import httpx
 import typer
-from gradio_client import Client, handle_file
 
 from .__main__ import say
-from .soak import PICTURES, open_bench, served
+from .soak import PATIENCE, PICTURES, open_bench, served
 
 LENGTH = 48
 _PICTURES = ("blank.png", "circle.png", "pair.png", "star.png", "stripes.png")
@@ -69,14 +72,21 @@ def ask_in_python(bench: Any, questions: list[tuple[str, str]]) -> Ask:
 
 
 def ask_the_page(url: str, questions: list[tuple[str, str]]) -> Ask:
-    """Compare through the API of a page, each number by a client of its own."""
-    clients = [Client(url, verbose=False) for _ in questions]
+    """Compare through the API of a page, by plain HTTP: Gradio's client polls, and would be a good part of the load."""
+    api = httpx.Client(base_url=f"{url}/gradio_api", timeout=PATIENCE, limits=httpx.Limits(max_connections=None))
 
     def ask(number: int) -> Iterator[bool]:
         image, prompt = questions[number]
-        asked = {"image": handle_file(str(PICTURES / image)), "prompt": prompt, "max_new_tokens": LENGTH}
-        for unsteered, steered, _ in clients[number].submit(**asked, api_name="/compare"):
-            yield bool(unsteered or steered)
+        uploaded = api.post("/upload", files={"files": (image, (PICTURES / image).read_bytes())}).raise_for_status()
+        file = {"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}
+        asked = {"image": file, "prompt": prompt, "max_new_tokens": LENGTH}
+        call = api.post("/call/v2/compare", json=asked).raise_for_status()
+        with api.stream("GET", f"/call/v2/compare/{call.json()['event_id']}") as answer:
+            for event, data in itertools.pairwise(answer.iter_lines()):
+                if event == "event: error":
+                    raise SystemExit(f"The page could not answer: {data}")
+                if event in ("event: generating", "event: complete"):
+                    yield any(json.loads(data.removeprefix("data: "))[:2])
 
     return ask
 
@@ -118,7 +128,7 @@ def main(
     totals = {key: statistics.median(one.total for one in timings) for key, timings in found.items()}
     for (name, way, count), timings in found.items():
         firsts = sorted(first for one in timings for first in one.firsts)
-        total, late = totals[name, way, count], firsts[int(0.95 * (len(firsts) - 1))]
+        total, late = totals[name, way, count], firsts[math.ceil(0.95 * len(firsts)) - 1]
         cells = f"{total:.2f} | {count / total:.1f} | {statistics.median(firsts):.2f} | {late:.2f}"
         print(f"| {name} | {way} | {count} | {cells} |")
     print("\n| what | ratio | must |\n|---|---|---|")
