@@ -18,7 +18,16 @@ from .limits import BoundedBody, say_busy
 SESSIONS = 200  # kept, of visitors and of API calls, which take about 400 KB each
 THREADS = 40  # Gradio's own; an answer takes one while it is made, and the page's other events need some
 
-_CONTRAST = {  # the theme's own colours are too pale for WCAG AA
+_CONTRAST = {  # the theme's own colours are too pale for WCAG AA: 4.5:1 for texts, 3:1 for where a control ends
+    "input_border_color": "*neutral_500",
+    "input_border_color_dark": "*neutral_500",
+    "checkbox_border_color": "*neutral_500",
+    "checkbox_border_color_dark": "*neutral_500",
+    "button_secondary_border_color": "*neutral_500",
+    "button_secondary_border_color_dark": "*neutral_500",
+    "checkbox_label_border_color": "*neutral_500",
+    "checkbox_label_border_color_dark": "*neutral_500",
+    "input_border_width": "1px",
     "block_title_text_color": "*primary_700",
     "block_label_text_color": "*primary_700",
     "button_primary_background_fill": "*primary_600",

@@ -134,6 +134,7 @@ class Compare:
             order=random.choice(((0, 1), (1, 0))) if blind else (0, 1),
             third="none" if blind else str(choices["third"]),
             unknown=_find_unknown(self.bench, prompt),
+            before=view.keep(),
         )
         if event.target is not self.again:
             return [*html.write_frame(waiting), choices["seed"]]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -77,7 +78,8 @@ class Share:
 
 def add_run(runs: Runs, view: View) -> list[object]:
     """Return the runs with a finished one at their end, and the list to choose from."""
-    if view.finished is None or view in runs:
+    view = replace(view, before=None)
+    if view.finished is None or view.error or view in runs:
         return [gr.skip(), gr.skip()]
     runs = (*runs, view)[-MOST_RUNS:]
     choices = [(_name(number, one), number) for number, one in enumerate(runs)]

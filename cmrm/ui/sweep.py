@@ -71,7 +71,7 @@ class _Sweep:
         results = [*frame, self.curve, self.plot, self.caption]
         starts = [self.run.click, self.prompt.submit, self.alphas.submit]
         waiting = gr.on(starts, self.begin, self.view, results, **QUICK)
-        asked = [offsets, self.image, self.prompt, self.alphas, *self.controls.values()]
+        asked = [self.view, offsets, self.image, self.prompt, self.alphas, *self.controls.values()]
         running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.bench, self.lines))
         follow_end(running, lambda view: self.show(view.end()), [self.view], frame)
         self.stop.click(None, cancels=[running])
@@ -85,13 +85,13 @@ class _Sweep:
         if view.phase in RUNNING:
             gr.Info("A sweep is still on its way; wait for its end, or press Stop.")
             return gr.skip()
-        waiting = View(self.veiled, phase="waiting", note=wait_for_turn(self.blocks))
+        waiting = View(self.veiled, phase="waiting", note=wait_for_turn(self.blocks), before=view.keep())
         return {**self.show(waiting), self.curve: gr.Column(visible=False)}
 
     def stream(
-        self, offsets: Offsets | None, image: object, prompt: object, alphas: object, *values: object
+        self, view: View, offsets: Offsets | None, image: object, prompt: object, alphas: object, *values: object
     ) -> Iterator[Updates]:
-        view = View(self.veiled, phase="reading", note="Reading the prompt ...")
+        view = replace(view, phase="reading", note="Reading the prompt ...")
         choices = dict(zip(self.controls, values, strict=True))
         with show_errors():
             yield self.show(view)
@@ -103,7 +103,8 @@ class _Sweep:
                         view = view.advance(step)
                         yield self.show(view)
             except CmrmError as error:
-                yield self.show(view.fail(str(error)))
+                view = view.fail(str(error))
+                yield {**self.show(view), self.curve: gr.Column(visible=view.phase == "done")}
                 return
             picture = sweep_curve(view.rows)
             yield {

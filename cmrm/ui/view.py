@@ -24,6 +24,7 @@ class View:
     shows; `order` are the rows of the first two panes. `third` is the kind of row 2, and `unknown` are
     words of the prompt that the model never saw. Below `strength` a steered answer is hidden as an
     unsteered one. A `complete` run is done once its stream has ended, so that no other can begin before.
+    `before` is what was shown of an earlier run: it comes back if this one has no answer.
     """
 
     veiled: bool
@@ -39,6 +40,7 @@ class View:
     unknown: tuple[str, ...] = ()
     strength: float = 0.0
     complete: bool = False
+    before: "View | None" = None
 
     def advance(self, step: Step) -> "View":
         """Return the view once `step` has arrived."""
@@ -53,8 +55,14 @@ class View:
         return replace(self, phase="done") if self.complete else replace(self, phase="stopped", blind=False)
 
     def fail(self, sentence: str) -> "View":
-        """Return the view of a run that could not go on, and why."""
+        """Return the view of a run that could not go on, and why; without an answer it is the one before, if any."""
+        if self.before and not self.rows:
+            return replace(self.before, error=sentence)
         return replace(self, phase="stopped" if self.rows else "idle", error=sentence, blind=False)
+
+    def keep(self) -> "View | None":
+        """Return what a next run should fall back to, without what it had fallen back to itself."""
+        return replace(self, error="", before=None) if self.rows else None
 
     @property
     def finished(self) -> Request | None:

@@ -297,6 +297,19 @@ def test_answers_weaker_than_the_method_s_own_are_veiled_as_unsteered(verdicts, 
     assert set(veils(View(False, phase=phase, rows=rows, request=asked))) == {"open"}
 
 
+def test_a_run_that_can_t_begin_leaves_what_was_shown():
+    asked = Request(None, "hello", Settings(max_new_tokens=8))
+    done = View(False, phase="done", rows=(row(0.0, "complied"), row(1.0, "refused")), request=asked)
+    waiting = View(False, phase="waiting", before=done.keep())
+    failed = waiting.fail("No.")
+    assert failed == replace(done, error="No.")
+    # Again, and it doesn't grow with each.
+    assert View(False, phase="waiting", before=failed.keep()).fail("No again.") == replace(done, error="No again.")
+    begun = replace(waiting, phase="answering", rows=done.rows)
+    assert (begun.fail("No.").phase, begun.fail("No.").rows) == ("stopped", done.rows)
+    assert View(False, phase="waiting", before=View(False).keep()).fail("No.").phase == "idle"
+
+
 def test_texts_of_a_model_and_of_a_file_are_escaped(offsets):
     hostile = "<img src=x onerror=alert(1)>"
     shown = View(False, phase="answering", rows=(row(0.0, None, hostile), row(1.0, None, hostile)))
