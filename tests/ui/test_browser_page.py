@@ -194,19 +194,16 @@ def test_a_link_opens_the_page_as_it_is(browser, known, plain):
 
 
 @LOOKS
-def test_a_mistake_in_a_setting_is_shown_and_takes_no_answer_away(known, plain):
+def test_a_mistake_is_shown_and_takes_no_answer_away(known, plain):
     run(known, plain)
-    press(known, "Settings")
-    known.get_by_role("button", name="Where and how").click()
-    layers = known.get_by_label("Layers")
-    layers.fill("99")
+    known.get_by_label("Prompt").fill(" ")
     press(known, "Run")
-    expect(known.locator("#problem")).to_contain_text("layers is (99,)")
+    expect(known.locator("#problem")).to_contain_text("The prompt is empty")
     expect(known.locator("#problem .problem")).to_be_in_viewport()
     expect(chips(known)).to_have_text(["complied", "refused"])
-    layers.fill("")
+    known.get_by_label("Prompt").fill(PROMPT)
     run(known, plain)
-    expect(known.locator("#problem")).to_have_text("")
+    expect(known.locator("#problem")).not_to_contain_text("empty")
     expect(known.get_by_role("region", name="CMRM-steered")).to_contain_text(REFUSAL)
 
 
