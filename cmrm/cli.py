@@ -240,13 +240,9 @@ def extract(
         say(note)
     recipe = recipes_for(engine.identity.model)["dataset"]
     texts = (given or load_anchors(recipe.anchors)).texts
-    offsets = extract_offsets(
-        engine,
-        texts,
-        estimator=settings.estimator or recipe.estimator,
-        corruption=settings.corruption or recipe.corruption,
-        report=report_progress("passes"),
-    )
+    estimator, corruption = recipe.settle_measuring(settings)
+    report = report_progress("passes")
+    offsets = extract_offsets(engine, texts, estimator=estimator, corruption=corruption, report=report)
     offsets.save(out)
     _print_json({"file": str(out), "fits": asdict(offsets.fits), "origin": asdict(offsets.origin)})
 

@@ -175,8 +175,7 @@ class Workbench:
         Raises:
             CmrmError: no anchors, or one that can't be used; at the first step.
         """
-        given, recipe = settings or Settings(), self.recipes["dataset"]
-        how = given.estimator or recipe.estimator, given.corruption or recipe.corruption
+        how = self.recipes["dataset"].settle_measuring(settings or Settings())
         return extract(self.engine, anchors, *how, tell=lambda progress: progress)
 
     def settle(self, settings: Settings, offsets: Offsets | None = None) -> Settings:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from ..files import ASSETS
-from ..settings import METHODS, Corruption, Estimator, Method, Positions, Steps
+from ..settings import METHODS, Corruption, Estimator, Method, Positions, Settings, Steps
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,10 @@ class Recipe:
     alpha: float = 1.0
     steps: Steps = "prompt"
     positions: Positions = "last"
+
+    def settle_measuring(self, settings: Settings) -> tuple[Estimator, Corruption]:
+        """Return how offsets are measured by settings, which may leave it to the recipe."""
+        return settings.estimator or self.estimator, settings.corruption or self.corruption
 
 
 @dataclass(frozen=True)
