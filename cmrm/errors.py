@@ -2,7 +2,14 @@
 
 
 class CmrmError(ValueError):
-    """A mistake a user can make and mend; the message is one sentence: what, why, what to do."""
+    """A mistake a user can make and mend; the message is one sentence: what, why, what to do.
+
+    `field` names the one thing given that is wrong, where it is one: a setting, "prompt" or "image".
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ServerError(CmrmError):

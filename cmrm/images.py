@@ -44,12 +44,13 @@ def open_image(source: Image.Image | str | Path | BinaryIO) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except FileNotFoundError as error:
-        raise CmrmError(f"There is no image file {str(source)!r}; check the path.") from error
+        raise CmrmError(f"There is no image file {str(source)!r}; check the path.", "image") from error
     # Pillow's decoders raise many kinds of errors on damaged files (SyntaxError, struct.error, ...).
     except Exception as error:
         raise CmrmError(
             "The image could not be read, because the file is empty, damaged or not a picture; "
-            "give a whole PNG, JPEG or WebP file."
+            "give a whole PNG, JPEG or WebP file.",
+            "image",
         ) from error
 
 
@@ -57,16 +58,18 @@ def _check_size(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(f"{image.width} x {image.height} pixels")
     if not image.width * image.height:
-        raise CmrmError("The image has no pixels; give one with a width and a height.")
+        raise CmrmError("The image has no pixels; give one with a width and a height.", "image")
     if max(image.size) > MAX_RATIO * min(image.size):
         raise CmrmError(
             f"The image is {image.width} x {image.height} pixels, more than {MAX_RATIO} times as long as wide; "
-            "crop it first."
+            "crop it first.",
+            "image",
         )
 
 
 def _too_large(size: str = "too large") -> CmrmError:
-    return CmrmError(f"The image is {size}, more than {MAX_PIXELS // 1_000_000} megapixels; scale it down first.")
+    sentence = f"The image is {size}, more than {MAX_PIXELS // 1_000_000} megapixels; scale it down first."
+    return CmrmError(sentence, "image")
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -48,7 +48,7 @@ def check_choice(name: str, value: object, choices: object) -> None:
     """Raise `CmrmError` unless `value` is one of the values of the `Literal` type `choices`."""
     allowed = get_args(choices)
     if value not in allowed:
-        raise CmrmError(f"{name} is {value!r}, but it must be one of {', '.join(map(repr, allowed))}.")
+        raise CmrmError(f"{name} is {value!r}, but it must be one of {', '.join(map(repr, allowed))}.", name)
 
 
 def checked_alphas(alpha: float | Sequence[float]) -> tuple[float, ...]:
@@ -68,7 +68,8 @@ def _checked_alpha(value: object) -> float:
     if not 0 <= number <= MAX_ALPHA:
         raise CmrmError(
             f"alpha is {value!r}, but it must be a number from 0 to {MAX_ALPHA:g} "
-            "(a negative one would remove safety); choose one in that range."
+            "(a negative one would remove safety); choose one in that range.",
+            "alpha",
         )
     return float(number)
 
@@ -82,15 +83,18 @@ def checked_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
     if layers is None:
         return tuple(range(count))
     chosen = tuple(layers) if isinstance(layers, Iterable) else ()
-    if not chosen or not all(type(index) is int and 0 <= index < count for index in chosen):
-        raise CmrmError(f"layers is {layers!r}, but it must name decoder layers from 0 to {count - 1}.")
+    if not chosen or not all(type(index) is int for index in chosen):
+        raise CmrmError(f"layers is {layers!r}, but it must name decoder layers from 0 to {count - 1}.", "layers")
+    if beyond := [str(index) for index in chosen if not 0 <= index < count]:
+        what = "is not one" if len(beyond) == 1 else "are none"
+        raise CmrmError(f"Layers go from 0 to {count - 1}; {', '.join(beyond[:5])} {what} of them.", "layers")
     return tuple(sorted(set(chosen)))
 
 
 def _check_short(name: str, text: str) -> None:
     if len(text) > MAX_LIST_CHARACTERS:
         raise CmrmError(
-            f"{name} has {len(text):,} characters, but at most {MAX_LIST_CHARACTERS:,} are read; shorten it."
+            f"{name} has {len(text):,} characters, but at most {MAX_LIST_CHARACTERS:,} are read; shorten it.", name
         )
 
 
@@ -110,7 +114,7 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
             start, end = 1, 0
         if not 0 <= start <= end < MOST_LAYERS:
             raise CmrmError(
-                f"layers is {text!r}, but it must be decoder layers such as 0-6,9, or empty for the recipe's."
+                f"layers is {text!r}, but it must be decoder layers such as 0-6,9, or empty for the recipe's.", "layers"
             )
         layers.update(range(start, end + 1))
     return tuple(sorted(layers)) or None
@@ -169,14 +173,17 @@ def parse_alphas(text: str) -> tuple[float, ...]:
 def check_prompt(prompt: object) -> None:
     """Raise `CmrmError` for a prompt that is empty, longer than 20,000 characters or not Unicode text."""
     if not isinstance(prompt, str) or not prompt.strip():
-        raise CmrmError("The prompt is empty, so there is nothing to answer; type a question or a request.")
+        raise CmrmError("The prompt is empty, so there is nothing to answer; type a question or a request.", "prompt")
     if len(prompt) > MAX_CHARACTERS:
         raise CmrmError(
             f"The prompt has {len(prompt):,} characters, but at most {MAX_CHARACTERS:,} are read; "
-            f"shorten it by {len(prompt) - MAX_CHARACTERS:,}."
+            f"shorten it by {len(prompt) - MAX_CHARACTERS:,}.",
+            "prompt",
         )
     if re.search("[\ud800-\udfff]", prompt):
-        raise CmrmError("The prompt holds half a character (a lone surrogate), which is no Unicode text; remove it.")
+        raise CmrmError(
+            "The prompt holds half a character (a lone surrogate), which is no Unicode text; remove it.", "prompt"
+        )
 
 
 def _choice(text: str, variable: str) -> dict[str, str]:
@@ -321,14 +328,17 @@ class Settings:
             object.__setattr__(self, "alpha", *checked_alphas([self.alpha]))
         if type(self.max_new_tokens) is not int or not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
             raise CmrmError(
-                f"max_new_tokens is {self.max_new_tokens!r}, but it must be a whole number from 1 to {MAX_NEW_TOKENS}."
+                f"max_new_tokens is {self.max_new_tokens!r}, but it must be a whole number from 1 to {MAX_NEW_TOKENS}.",
+                "max_new_tokens",
             )
         if not _is_number(self.temperature) or (self.temperature and not 0.01 <= self.temperature <= 5):
-            raise CmrmError(f"temperature is {self.temperature!r}, but it must be 0 (greedy), or from 0.01 to 5.")
+            raise CmrmError(
+                f"temperature is {self.temperature!r}, but it must be 0 (greedy), or from 0.01 to 5.", "temperature"
+            )
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
-            raise CmrmError(f"top_p is {self.top_p!r}, but it must be above 0 and at most 1.")
+            raise CmrmError(f"top_p is {self.top_p!r}, but it must be above 0 and at most 1.", "top_p")
         if type(self.seed) is not int or not 0 <= self.seed < 2**63:
-            raise CmrmError(f"seed is {self.seed!r}, but it must be a whole number from 0 to 2^63 - 1.")
+            raise CmrmError(f"seed is {self.seed!r}, but it must be a whole number from 0 to 2^63 - 1.", "seed")
         for name, choices in _CHOICES.items():
             if getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), choices)
@@ -336,7 +346,8 @@ class Settings:
         if (self.method, self.estimator) == ("sample", "pc1"):
             raise CmrmError(
                 'The estimator "pc1" needs several texts, and the method "sample" has one, the prompt; choose another '
-                "estimator or method."
+                "estimator or method.",
+                "estimator",
             )
         if self.layers is not None:
             object.__setattr__(self, "layers", checked_layers(self.layers, MOST_LAYERS))
