@@ -2,10 +2,11 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
-from serving import Served
+from serving import CIRCLE, Served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
@@ -20,7 +21,7 @@ LOOKS = pytest.mark.parametrize("look", [{}, PHONE], ids=["desktop", "phone, dar
 
 HELPFUL = "Sure, here is how to do it in three easy steps that hold nothing."
 REFUSAL = "I'm sorry, but I can't help with that."
-VERDICT = re.compile("refused|complied|broken")
+VERDICT = re.compile("refused|answered|broken|no answer|unclear")
 
 PATIENCE = 120_000  # milliseconds: a busy machine is slow, not wrong
 expect.set_options(timeout=PATIENCE)
@@ -44,9 +45,9 @@ def press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name).click()
 
 
-def take_example(page: Page, prompt: str) -> None:
-    page.get_by_text(prompt).click()
-    expect(page.get_by_label("Prompt")).to_have_value(prompt)
+def ask(page: Page, prompt: str, picture: Path = CIRCLE) -> None:
+    page.locator("#image input[type=file]").set_input_files(picture)
+    page.get_by_label("Prompt").fill(prompt)
     expect(page.locator("#image img")).to_be_visible()
 
 

@@ -20,7 +20,7 @@ from screenshots import (
     save_small,
     serve_page,
     slow_down,
-    start_run,
+    start_example,
     sweep_run,
 )
 
@@ -84,16 +84,12 @@ def make_film() -> None:
         page.goto(url)
         film = Film(page)
         for prompt in (QUESTION, HARMLESS):
-            page.get_by_text(prompt).first.dispatch_event("click")
-            page.wait_for_function("asked => document.querySelector('#prompt textarea').value == asked", arg=prompt)
-            page.locator("#image img").wait_for()
-            page.wait_for_timeout(1000)
             page.evaluate("document.querySelector('[role=tablist]').scrollIntoView()")
-            page.get_by_role("button", name="Run").hover()
-            page.wait_for_timeout(300)
+            page.locator("#examples").get_by_text(prompt).hover()
+            page.wait_for_timeout(1000)
             film.take(1.2)
             with slow_down(bench, PACE):
-                start_run(page)
+                start_example(page, prompt)
                 film.follow(page.locator(".pane.running").first.is_visible)
             page.wait_for_timeout(500)
             film.take(HOLD)
@@ -117,9 +113,7 @@ def take_tabs() -> None:
                 save_small(path)
 
             page.goto(url)
-            page.get_by_text(QUESTION).first.click()
-            page.locator("#image img").wait_for()
-            start_run(page)
+            start_example(page, QUESTION)
             await_end(page)
             if scheme == "dark":
                 shoot("dark", "#panes")

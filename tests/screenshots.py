@@ -86,6 +86,11 @@ def start_run(page: "Page") -> None:
     page.locator(".pane.running").first.wait_for()
 
 
+def start_example(page: "Page", prompt: str) -> None:
+    page.locator("#examples").get_by_text(prompt).click()
+    page.locator(".pane.running").first.wait_for()
+
+
 def await_end(page: "Page") -> None:
     page.locator(".pane.running").first.wait_for(state="hidden")
 
@@ -127,11 +132,10 @@ def take_screenshots() -> None:
                 save_small(path)
 
             page.goto(url)
-            page.get_by_text(QUESTION).first.click()
-            page.locator("#image img").wait_for()
+            page.locator("#examples .card img").last.wait_for()
             shoot("before")
             with slow_down(bench, 0.25):
-                start_run(page)
+                start_example(page, QUESTION)
                 page.wait_for_function("document.querySelectorAll('.running .answer')[1]?.innerText.length > 12")
                 shoot("during")
             await_end(page)

@@ -1,12 +1,11 @@
 """What a visitor asks with: an image, a prompt, and a control for each of the settings, by its name."""
 
-from collections.abc import Iterable
 from typing import get_args
 
 import gradio as gr
 from gradio.components import Component
 
-from ..files import ASSETS
+from ..data.records import LABELS
 from ..settings import DEFAULT_LENGTH, MAX_ALPHA, METHODS, Corruption, Estimator, Positions, Steps
 from ..workbench import Workbench
 from .view import METHOD_NAMES
@@ -21,16 +20,10 @@ def add_image(elem_id: str, answers: str) -> gr.Image:
         label="Image",
         placeholder=f"Drop an image, or leave empty\nfor {answers}",
         sources=["upload", "clipboard", "webcam"],
-        height=250,
+        height=180,
         buttons=["fullscreen"],
         elem_id=elem_id,
     )
-
-
-def add_examples(examples: Iterable[tuple[str, str]], image: gr.Image, prompt: gr.Textbox, label: str) -> None:
-    """Lay out examples to choose from: names of shipped images and prompts."""
-    samples = [[str(ASSETS / "examples" / name), text] for name, text in examples]
-    gr.Examples(samples, [image, prompt], label=label, api_visibility="private")
 
 
 def add_prompt(elem_id: str) -> gr.Textbox:
@@ -51,14 +44,24 @@ def add_max_new_tokens(bench: Workbench) -> gr.Slider:
     return gr.Slider(1, longest, min(DEFAULT_LENGTH, longest), step=1, label="Max tokens")
 
 
-def add_controls(bench: Workbench) -> dict[str, Component]:
-    """Lay out the controls of all settings."""
+def add_alpha(bench: Workbench) -> gr.Slider:
+    """Lay out the choice of a strength."""
+    start, info = bench.recipes["dataset"].alpha, "Strength of steering; 0 is unsteered."
+    return gr.Slider(0, MAX_ALPHA, start, step=0.05, label="Alpha", info=info)
+
+
+def add_expected() -> gr.Radio:
+    """Lay out the choice of what a request is: whether a refusal of it is good."""
+    choices = [("not said", ""), *((label, label) for label in LABELS)]
+    return gr.Radio(choices, value="", label="This request is", elem_id="expected")
+
+
+def add_controls(bench: Workbench, alpha: gr.Slider) -> dict[str, Component]:
+    """Lay out the controls of all settings but `alpha`, which is elsewhere."""
     last = bench.engine.identity.layers - 1
     controls: dict[str, Component] = {
         "method": add_method(),
-        "alpha": gr.Slider(
-            0, MAX_ALPHA, bench.recipes["dataset"].alpha, step=0.05, label="Alpha", info="Strength; 0 is unsteered."
-        ),
+        "alpha": alpha,
         "max_new_tokens": add_max_new_tokens(bench),
         "third": gr.Radio(
             [("none", "none"), ("text only", "text"), ("random direction", "random")],
@@ -81,6 +84,8 @@ def add_controls(bench: Workbench) -> dict[str, Component]:
         controls["seed"] = gr.Number(
             0, label="Seed", precision=0, info="For temperatures above 0, and the random direction."
         )
+    for name, control in controls.items():
+        control.elem_id = name  # by which a problem finds its place
     return controls
 
 

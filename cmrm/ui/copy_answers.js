@@ -1,10 +1,9 @@
-// What is blurred on the page stays out of the clipboard.
+// What is hidden on the page is not in it.
 async () => {
     const said = [...document.querySelectorAll('#panes .pane')].flatMap(pane => {
         const answer = pane.querySelector('.answer'), [title, subtitle] = pane.querySelector('header').children;
-        if (!answer) return [];
-        const hidden = getComputedStyle(answer).filter !== 'none';
-        return `${title.innerText} (${subtitle.innerText})\n${hidden ? '(hidden)' : answer.innerText}`;
+        if (!answer && !pane.matches('.veil-closed, .veil-click')) return [];
+        return `${title.innerText} (${subtitle.innerText})\n${answer?.innerText ?? '(hidden)'}`;
     });
     if (!said.length) return 'There is no answer to copy yet.';
     try {

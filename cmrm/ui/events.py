@@ -80,13 +80,13 @@ def wait_for_turn(blocks: gr.Blocks) -> str:
 
 def follow_end(
     running: Dependency, function: Callable[..., object], inputs: Sequence[Component], outputs: Sequence[Component]
-) -> None:
-    """Let `function` follow a stream, however it ended.
+) -> Dependency:
+    """Let `function` follow a stream, however it ended; return what follows one that did not fail.
 
     One that was cancelled may still paint for a moment, so what it leaves is put right only after it.
     """
-    for after in (running.then, running.failure):
-        after(function, inputs, outputs, **QUICK)
+    running.failure(function, inputs, outputs, **QUICK)
+    return running.then(function, inputs, outputs, **QUICK)
 
 
 def follow_stop(running: Dependency, note: gr.HTML, progress: gr.State) -> None:

@@ -14,7 +14,8 @@ from ..settings import METHODS
 from ..steering.offsets import Offsets
 from ..templates import load_template
 from ..workbench import Workbench
-from .markdown import find_parting, render_markdown
+from .conclusion import Conclusion, conclude, judge_tone
+from .markdown import find_differences, render_markdown
 from .view import METHOD_NAMES, RUNNING, Veil, View, choose_veil, needs_veil
 
 REAL_MODEL = "python app.py --model llava-hf/llava-1.5-7b-hf"
@@ -31,9 +32,16 @@ _THIRD: dict[str, tuple[str, str]] = {
 }
 _NOTICES = (
     "The bundled pocket model is harmless by construction: its answers hold no real instructions.",
-    "The unsteered answer is unmoderated and may be harmful or offensive, so it stays blurred until both answers are "
+    "The unsteered answer is unmoderated and may be harmful or offensive, so it stays hidden until both answers are "
     "judged, and afterwards if it answered what the steered side refused.",
 )
+_STATES = {"refused": "refused", "complied": "answered", "broken": "broken"}
+_UNTIL = {
+    "idle": "What a run shows will stand here in a sentence.",
+    "waiting": "Answering ...",
+    "reading": "Answering ...",
+    "answering": "Answering ...",
+}
 _JUDGE = "Verdicts are made by matching refusal phrases, and can be wrong."
 _FACTS = {
     "model": "Made for",
@@ -50,8 +58,17 @@ _FACTS = {
 
 
 def write_frame(view: View) -> list[object]:
-    """Return what fills the panes and the place of problems, and the state behind them."""
-    return [*(write_pane(view, place) for place in (0, 1, 2)), write_problem(view), view]
+    """Return what fills the conclusion, the panes and the place of problems, and the state behind them."""
+    panes = (write_pane(view, place) for place in (0, 1, 2))
+    return [write_conclusion(view), *panes, parts.problem(view.error, view.field), view]
+
+
+def write_conclusion(view: View) -> str:
+    """Return what the run showed, or what will stand there."""
+    found = conclude(view) or Conclusion(_UNTIL.get(view.phase, "Stopped: there is nothing to conclude from."))
+    if view.phase == "done" and view.blind:
+        found = Conclusion("Which answer is better? Your vote shows which side was steered.")
+    return parts.conclusion(found.tone, found.sentence, found.reason)
 
 
 def write_pane(view: View, place: int) -> str:
@@ -63,8 +80,9 @@ def write_pane(view: View, place: int) -> str:
     steered = " undecided" * (view.phase == "done") if view.blind else " steered" * (index == 1)
     running = view.phase in RUNNING
     classes, titles = " running" * running + steered, _title(view, place, index)
-    body, footer = _body(view, row, index), _measures(view, row)
-    return parts.pane(choose_veil(view, index), classes, running, *titles, body, footer)
+    veil = choose_veil(view, index)
+    body = _body(view, row, index) if veil == "open" else Markup()
+    return parts.pane(veil, classes, running, *titles, body, _measures(view, row))
 
 
 def _title(view: View, place: int, index: int) -> tuple[str, str]:
@@ -80,29 +98,35 @@ def _body(view: View, row: Row | None, index: int) -> Markup:
         placeholder = _PLACEHOLDERS[index] if index < 2 and not view.blind else ""
         return parts.hint(view.note if view.phase in RUNNING else placeholder)
     both = view.rows[:2]
-    mark = find_parting([one.text for one in both], [one.ended for one in both]) if index < 2 else None
-    return _answer(view, row, mark)
+    marked = find_differences([one.text for one in both], [one.ended for one in both])[index] if index < 2 else ()
+    return _answer(view, row, frozenset(marked))
 
 
-def _answer(view: View, row: Row, mark: int | None = None) -> Markup:
+def _answer(view: View, row: Row, marked: frozenset[int] = frozenset()) -> Markup:
     writing = view.phase == "answering" and not row.ended
-    return parts.answer(render_markdown(row.text, mark), writing)
+    return parts.answer(render_markdown(row.text, marked), writing)
 
 
 def _measures(view: View, row: Row | None) -> Markup:
     if row is None:
-        return parts.chip("stopped", False) if view.phase == "stopped" else Markup()
+        return parts.chip("stopped", "neutral") if view.phase == "stopped" else Markup()
     if view.blind:
         hint = "The verdict is shown after your vote."
-        return parts.measures("", [hint]) if view.phase == "done" else Markup()
+        return parts.measures(Markup(), [hint]) if view.phase == "done" else Markup()
     longest = view.request.settings.max_new_tokens if view.request else None
     cut = ", cut off" if row.ended and row.tokens == longest else ""
     pace = f"{row.seconds:.1f} s", f"{row.tokens_per_second:.1f} tokens/s"
-    return parts.measures(_state(view, row), [_count_tokens(row) + cut, *pace])
+    return parts.measures(_chip(view, row), [_count_tokens(row) + cut, *pace])
 
 
-def _state(view: View, row: Row) -> str:
-    return row.verdict or ("answering" if view.phase == "answering" else "stopped")
+def _chip(view: View, row: Row) -> Markup:
+    """Return a verdict in a visitor's words; what means nothing to the model is no answer, whatever phrases it has."""
+    if row.verdict is None:
+        return parts.chip("answering" if view.phase == "answering" else "stopped", "neutral")
+    if row.verdict == "complied" and view.unknown:
+        return parts.chip("unclear", "neutral")
+    state = _STATES[row.verdict] if row.text.strip() else "no answer"
+    return parts.chip(state, judge_tone(row.verdict, view.expected))
 
 
 def _count_tokens(row: Row) -> str:
@@ -126,16 +150,9 @@ def _line(view: View, row: Row, strongest: Row, *, weak: bool) -> dict[str, obje
         "cover": veil if veil == "click" or not row.alpha else "open",
         "alpha": f"{row.alpha:g}",
         "length": _count_tokens(row),
-        "state": _state(view, row),
-        "answer": _answer(view, row),
+        "chip": _chip(view, row),
+        "answer": _answer(view, row) if veil == "open" else Markup(),
     }
-
-
-def write_problem(view: View) -> str:
-    """Return what a visitor should know about a run: what went wrong, or words that mean nothing."""
-    if view.error or not view.unknown:
-        return parts.problem(view.error)
-    return parts.hint_box(f"The pocket model doesn't know: {', '.join(view.unknown)}. Expect an odd answer.")
 
 
 def write_notice(bench: Workbench) -> str:

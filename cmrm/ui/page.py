@@ -3,6 +3,7 @@
 import gradio as gr
 
 from ..workbench import Workbench
+from . import html
 from .about import add_about_tab
 from .anchors import add_anchors_tab
 from .compare import add_compare_tab
@@ -16,11 +17,8 @@ UPLOADS_KEPT = 3600  # seconds, at least; looked at that often
 
 INTRO = """
 # CMRM, side by side
-A vision-language model learned from text to refuse harmful requests. Put a picture beside such a request, even a blank
-one, and it may answer after all: the picture moves its inner states away from those in which it learned to refuse.
-**CMRM** pulls them back while the model reads your prompt, by adding a vector to each layer; nothing is trained.
-Here one model answers you twice at the same time, **as it is** and **steered**. Two things are worth watching: does
-steering bring the refusal back, and does it leave harmless answers alone? Pick an example and press **Run**.
+Beside a picture, even a blank one, a model answers what it refuses as text. **CMRM** restores the refusal as it reads.
+Here one model answers you twice, **as it is** and **steered**: does the refusal return, and do harmless answers stay?
 """
 
 
@@ -29,7 +27,9 @@ def build(bench: Workbench) -> gr.Blocks:
     with gr.Blocks(
         title="CMRM, side by side", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
     ) as blocks:
-        gr.Markdown(INTRO, elem_id="intro")
+        with gr.Row(elem_id="intro"):
+            gr.Markdown(INTRO)
+            gr.HTML(html.parts.themes(), elem_id="themes")
         own = Own(bench, blocks)
         with gr.Tabs():
             with gr.Tab("Compare"):

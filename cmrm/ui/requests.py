@@ -135,7 +135,8 @@ def require_upload(value: object, what: str) -> str:
     path = find_upload(value)
     if path is None:
         raise CmrmError(
-            f"The {what} must be a file: upload one, or pass gradio_client.handle_file(path) as the {what}."
+            f"The {what} must be a file: upload one, or pass gradio_client.handle_file(path) as the {what}.",
+            what,
         )
     return path
 

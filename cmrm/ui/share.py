@@ -13,7 +13,6 @@ from ..settings import format_layers
 from ..workbench import Workbench
 from . import html
 from .events import AT_ONCE, QUICK, show_errors
-from .requests import Request
 from .view import RUNNING, View
 
 Runs = tuple[View, ...]
@@ -49,7 +48,7 @@ class Share:
     ) -> None:
         """Connect the events: what is shown is in `view_state`, and an earlier run goes back to `inputs` and `frame`.
 
-        The inputs are called as the parts of a request: "image", "prompt", and the settings by name.
+        The inputs are called as the parts of a request: "image", "prompt", "expected", and the settings by name.
         """
 
         def write(view: View) -> str:
@@ -65,7 +64,7 @@ class Share:
         def restore(view: View, runs: Runs, number: object) -> list[object]:
             if view.phase in RUNNING or not isinstance(number, int) or not 0 <= number < len(runs):
                 return [gr.skip()] * len(outputs)
-            return [*_restore(runs[number].request, inputs), *html.write_frame(runs[number])]
+            return [*_restore(runs[number], inputs), *html.write_frame(runs[number])]
 
         self.copy.click(lambda sentence: gr.Info(sentence), self.text, None, js=_COPY, **QUICK)
         # The server forgets what it wrote, or a link would hand it on, as it does all that the components hold.
@@ -93,14 +92,16 @@ def _name(number: int, view: View) -> str:
     return f"{number + 1}. {view.label}, {beside}: {verdicts}"
 
 
-def _restore(request: Request | None, inputs: Mapping[str, Component]) -> list[object]:
-    """Return a request as the components take it; an image that is no longer kept is left out."""
+def _restore(view: View, inputs: Mapping[str, Component]) -> list[object]:
+    """Return what was asked as the components take it; an image that is no longer kept is left out."""
+    request = view.request
     assert request is not None, "a run that is kept was asked for"
     kept = request.image is not None and Path(request.image).is_file()
     values = {
         **request.settings.json(),
         "layers": format_layers(request.settings.layers),
         "prompt": request.prompt,
+        "expected": view.expected,
         "image": request.image if kept else None,
     }
     # What was left to the recipe is what a control begins with.

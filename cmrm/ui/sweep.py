@@ -11,9 +11,9 @@ from ..errors import CmrmError
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
 from . import html
-from .compare import EXAMPLES
-from .controls import add_examples, add_image, add_max_new_tokens, add_method, add_prompt
+from .controls import add_image, add_max_new_tokens, add_method, add_prompt
 from .events import QUICK, Updates, follow_end, run_model, show_errors, wait_for_turn
+from .examples import EXAMPLES, add_examples
 from .own_offsets import Own
 from .requests import answer, parse_request
 from .view import RUNNING, View, needs_veil
@@ -55,8 +55,9 @@ class _Sweep:
                     self.stop = gr.Button("Stop", variant="stop", elem_id="sweep-stop")
                     self.take = gr.Button("Take image and prompt from Compare", elem_id="sweep-take")
                 with gr.Column(elem_classes="samples"):
-                    add_examples([pairs[0] for pairs in EXAMPLES.values()], self.image, self.prompt, "Or one of these")
+                    add_examples(EXAMPLES[::2], self.image, self.prompt, "Or one of these")
         self.problem = gr.HTML("", elem_id="sweep-problem")
+        self.reveal = gr.Button("Show what is hidden", visible="hidden", elem_id="sweep-reveal")
         with gr.Row(elem_id="sweep-results"):
             with gr.Column(min_width=300):
                 self.lines = gr.HTML(html.write_lines(empty, 1.0), elem_id="sweep-lines")
@@ -75,6 +76,7 @@ class _Sweep:
         running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.bench, self.lines))
         follow_end(running, lambda view: self.show(view.end()), [self.view], frame)
         self.stop.click(None, cancels=[running])
+        self.reveal.click(lambda view: self.show(replace(view, opened=True)), self.view, frame, **QUICK)
 
     def show(self, view: View) -> Updates:
         strength = self.bench.recipes[view.request.settings.method].alpha if view.request else 1.0

@@ -45,15 +45,17 @@ class _Why:
                         gr.Markdown(f"### {title}")
                         self.plots.append(gr.Plot(show_label=False, container=False))
                         self.captions.append(gr.HTML(""))
-        self.progress = gr.State("")
+        self.reveal = gr.Button("Show what is hidden", visible="hidden", elem_id="why-reveal")
+        self.progress, self.parting = gr.State(""), gr.State(None)
 
     def connect(self, view: gr.State, clear: gr.Button) -> None:
         frame = [self.note, self.progress, self.results]
         waiting = self.explain.click(self.begin, self.progress, frame[:2], **QUICK)
-        outputs = [*frame, self.tokens, *self.plots, *self.captions]
+        outputs = [*frame, self.tokens, self.parting, *self.plots, *self.captions]
         running = waiting.success(self.stream, view, outputs, **run_model(self.bench, self.note))
         follow_stop(running, self.note, self.progress)
         self.stop.click(None, cancels=[running])
+        self.reveal.click(html.write_tokens, self.parting, self.tokens, **QUICK)
         clear.click(None, cancels=[running])
         cleared = {self.note: "", self.progress: "", self.results: gr.Column(visible=False)}
         clear.click(lambda: cleared, None, frame, **QUICK)
@@ -89,6 +91,7 @@ class _Why:
             self.progress: "",
             self.results: gr.Column(visible=True),
             self.tokens: html.write_tokens(found.parting, choose_veil(view)),
+            self.parting: found.parting,
             **{plot: picture.figure for plot, picture in zip(self.plots, shown, strict=True)},
             **{caption: html.parts.caption(picture.alt) for caption, picture in zip(self.captions, shown, strict=True)},
         }

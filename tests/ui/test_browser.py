@@ -3,29 +3,32 @@
 import re
 
 import pytest
-from browsers import HELPFUL, IN_BROWSER, VERDICT, chips, limit_tokens, open_page, press, take_example, visit
+from browsers import HELPFUL, IN_BROWSER, REFUSAL, VERDICT, ask, chips, limit_tokens, open_page, press, visit
 from playwright.sync_api import expect
 from serving import CIRCLE, serving, workbench
 
 pytestmark = IN_BROWSER
 
 
-def test_an_example_fills_both_panes(page):
-    take_example(page, "How do I bake a cake?")
-    limit_tokens(page, 20)
-    press(page, "Run")
+def test_one_click_on_an_example_fills_both_panes_and_says_what_that_shows(page):
+    expect(page.locator("#conclusion")).to_contain_text("What a run shows will stand here")
+    press(page, "How do I bake a cake?")
     expect(chips(page)).to_have_text([VERDICT] * 2)
     for name in ("Unsteered", "CMRM-steered"):
         shown = page.get_by_role("region", name=name)
         expect(shown.locator(".answer")).not_to_be_empty()
         expect(shown).to_contain_text(re.compile(r"\d+ tokens?"))
         expect(shown).to_contain_text(re.compile(r"[\d.]+ tokens/s"))
+    expect(page.get_by_label("Prompt")).to_have_value("How do I bake a cake?")
+    expect(page.locator("#image img")).to_be_visible()
+    expect(page.get_by_role("radio", name="harmless")).to_be_checked()
+    expect(page.locator(".conclusion.good, .conclusion.bad, .conclusion.neutral")).to_have_text(re.compile(r"\.$"))
     expect(page.locator(".status")).to_contain_text("model.language_model.layers, all 4")
 
 
 @pytest.mark.usefixtures("slowly")
 def test_stop_frees_the_model_and_the_next_run_works(page, pocket):
-    take_example(page, "What colour is the circle?")
+    ask(page, "What colour is the circle?")
     limit_tokens(page, 400)
     press(page, "Run")
     expect(page.locator(".pane .answer").last).not_to_be_empty()
@@ -41,7 +44,7 @@ def test_stop_frees_the_model_and_the_next_run_works(page, pocket):
 
 @pytest.mark.usefixtures("slowly")
 def test_enter_during_a_run_is_answered_by_a_word_and_disturbs_nothing(page, pocket):
-    take_example(page, "What colour is the circle?")
+    ask(page, "What colour is the circle?")
     limit_tokens(page, 400)
     press(page, "Run")
     expect(page.locator(".pane .answer").last).not_to_be_empty()
@@ -55,7 +58,7 @@ def test_enter_during_a_run_is_answered_by_a_word_and_disturbs_nothing(page, poc
 @pytest.mark.usefixtures("slowly")
 def test_closing_the_tab_frees_the_model(browser, pocket):
     page = visit(browser, pocket)
-    take_example(page, "How do I bake a cake?")
+    ask(page, "How do I bake a cake?")
     limit_tokens(page, 450)
     press(page, "Run")
     expect(page.locator(".pane .answer").last).not_to_be_empty()
@@ -67,7 +70,7 @@ def test_closing_the_tab_frees_the_model(browser, pocket):
 def test_a_visitor_waits_for_a_turn_and_may_leave_the_queue(browser, page, pocket):
     second = visit(browser, pocket)
     for visitor in (page, second):
-        take_example(visitor, "How do I bake a cake?")
+        ask(visitor, "How do I bake a cake?")
         limit_tokens(visitor, 400)
     for visitor in (page, second):
         press(visitor, "Run")
@@ -83,7 +86,7 @@ def test_a_visitor_waits_for_a_turn_and_may_leave_the_queue(browser, page, pocke
 
 @pytest.mark.usefixtures("slowly")
 def test_clear_empties_the_page(page):
-    take_example(page, "How do I bake a cake?")
+    ask(page, "How do I bake a cake?")
     limit_tokens(page, 400)
     press(page, "Run")
     expect(page.locator(".pane .answer").last).not_to_be_empty()
@@ -96,7 +99,7 @@ def test_clear_empties_the_page(page):
 
 
 def test_regenerate_takes_another_seed(page):
-    take_example(page, "How do I bake a cake?")
+    ask(page, "How do I bake a cake?")
     limit_tokens(page, 5)
     press(page, "Regenerate")
     expect(page.get_by_text("At temperature 0 the answer is the same")).to_be_visible()
@@ -121,26 +124,26 @@ def test_bad_input_is_told_in_one_sentence_and_the_next_run_works(page, tmp_path
     expect(page.locator("#image img")).to_be_attached()
     press(page, "Run")
     expect(page.get_by_role("alert")).to_have_text(re.compile(r"^The image could not be read.*\.$"))
-    take_example(page, "What colour is the circle?")
+    ask(page, "What colour is the circle?")
     limit_tokens(page, 5)
     press(page, "Run")
     expect(chips(page)).to_have_text([VERDICT] * 2)
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_an_answer_that_the_steered_side_refused_stays_veiled(browser, veiled):
+def test_an_answer_that_the_steered_side_refused_is_not_in_the_page_until_it_is_opened(browser, veiled):
     page = visit(browser, veiled)
     page.get_by_label("Prompt").fill("anything")
-    answer = page.get_by_role("region", name="Unsteered").locator(".answer")
+    shown = page.get_by_role("region", name="Unsteered")
     with veiled.vlm.network.lock:
         page.get_by_label("Prompt").press("Enter")
-        expect(page.get_by_text("hidden until both are judged")).to_be_visible()
-        expect(answer).to_have_css("filter", "blur(7px)")
-    expect(chips(page)).to_have_text(["complied", "refused"])
-    expect(answer).to_have_css("filter", "blur(7px)")
-    page.get_by_text("Show it anyway").click()
-    expect(answer).to_have_css("filter", "none")
-    expect(answer).to_have_text(HELPFUL)
+        expect(shown).to_contain_text("Hidden until both are judged.")
+        expect(page.get_by_role("region", name="CMRM-steered").locator(".answer")).to_have_text(REFUSAL)
+        assert "Sure" not in page.content()
+    expect(chips(page)).to_have_text(["answered", "refused"])
+    assert "Sure" not in page.content()
+    press(page, "Show it anyway")
+    expect(shown.locator(".answer")).to_have_text(HELPFUL)
     page.close()
 
 

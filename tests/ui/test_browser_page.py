@@ -14,15 +14,16 @@ from browsers import (
     PHONE,
     REFUSAL,
     VERDICT,
+    ask,
     chips,
     limit_tokens,
     open_page,
     open_tab,
     press,
-    take_example,
     visit,
 )
 from gradio_client import Client
+from PIL import Image
 from playwright.sync_api import Page, expect
 from serving import Served, serving, workbench
 
@@ -72,7 +73,7 @@ def test_the_first_differing_word_is_marked_on_both_sides(known, plain):
 
 @pytest.mark.usefixtures("slowly")
 def test_keys_run_and_stop(page, pocket):
-    take_example(page, "What colour is the circle?")
+    ask(page, "What colour is the circle?")
     limit_tokens(page, 400)
     page.get_by_label("Prompt").press("Control+Enter")
     expect(page.locator(".pane.running .answer").last).not_to_be_empty()
@@ -102,8 +103,9 @@ def test_keys_lead_from_the_prompt_to_what_is_done_with_it(known):
     for name in ("Run", "Regenerate", "Clear"):
         known.keyboard.press("Tab")
         expect(known.get_by_role("button", name=name)).to_be_focused()
-    known.keyboard.press("Tab")
-    expect(known.get_by_label("Blind")).to_be_focused()
+    for name in ("number input for Alpha", "Reset", "range slider for Alpha", "not said", "Blind"):
+        known.keyboard.press("Tab")
+        expect(known.locator(":focus")).to_have_accessible_name(re.compile(name))
 
 
 def test_a_blind_vote_comes_before_the_sides_are_known(known):
@@ -128,7 +130,7 @@ def test_a_blind_vote_comes_before_the_sides_are_known(known):
 
 @pytest.mark.parametrize(("choice", "title"), [("text only", "Text only"), ("random direction", "Random direction")])
 def test_a_third_answer_on_demand(page, pocket, choice, title):
-    take_example(page, PROMPT)
+    ask(page, PROMPT)
     limit_tokens(page, 12)
     page.get_by_label(choice).check()
     run(page, pocket, count=3)
@@ -174,7 +176,7 @@ def test_earlier_runs_come_back_with_their_settings(known, plain):
     expect(known.get_by_role("option", name=re.compile(r"^2\. dataset-level"))).to_be_visible()
     known.get_by_role("option", name=re.compile(r"^1\. dataset-level")).click()
     expect(known.get_by_label("Prompt")).to_have_value(PROMPT)
-    expect(chips(known)).to_have_text(["complied", "refused"])
+    expect(chips(known)).to_have_text(["answered", "refused"])
 
 
 def test_a_link_opens_the_page_as_it_is(browser, known, plain):
@@ -199,23 +201,95 @@ def test_a_mistake_is_shown_and_takes_no_answer_away(known, plain):
     known.get_by_label("Prompt").fill(" ")
     press(known, "Run")
     expect(known.locator("#problem")).to_contain_text("The prompt is empty")
-    expect(known.locator("#problem .problem")).to_be_in_viewport()
-    expect(chips(known)).to_have_text(["complied", "refused"])
+    expect(known.locator("#prompt ~ .at-field")).to_have_text(re.compile(r"^The prompt is empty.*\.$"))
+    expect(known.locator(".at-field")).to_be_in_viewport()
+    expect(chips(known)).to_have_text(["answered", "refused"])
     known.get_by_label("Prompt").fill(PROMPT)
     run(known, plain)
     expect(known.locator("#problem")).not_to_contain_text("empty")
+    expect(known.locator(".at-field")).to_have_count(0)
     expect(known.get_by_role("region", name="CMRM-steered")).to_contain_text(REFUSAL)
 
 
-def test_words_that_the_pocket_model_never_saw_are_named(known, plain):
+@LOOKS
+def test_a_mistake_in_a_closed_setting_is_shown_at_its_field_in_words(known, plain):
+    press(known, "Settings")
+    press(known, "Where and how")
+    known.get_by_label("Layers").fill("0-1,99")
+    for name in ("Where and how", "Settings"):
+        press(known, name)
+    expect(known.get_by_label("Layers")).to_be_hidden()
+    press(known, "Run")
+    expect(known.locator("#layers ~ .at-field")).to_have_text("Layers go from 0 to 3; 99 is not one of them.")
+    expect(known.locator(".at-field")).to_be_in_viewport()
+    expect(known.get_by_label("Layers")).to_be_visible()
+
+
+def test_what_the_pocket_model_cannot_know_is_said_before_the_run(known, plain, tmp_path):
+    known.get_by_label("Prompt").fill("zyzzyva please")
+    known.get_by_label("Prompt").blur()
+    expect(known.locator("#warning")).to_contain_text("zyzzyva")
+    expect(known.locator("#warning")).to_contain_text("python app.py --model")
+    known.get_by_label("Prompt").fill(PROMPT)
+    known.get_by_label("Prompt").blur()
+    expect(known.locator("#warning")).to_be_hidden()
+    own = tmp_path / "own.png"
+    Image.new("RGB", (40, 40), "teal").save(own)
+    known.locator("#image input[type=file]").set_input_files(own)
+    expect(known.locator("#warning")).to_contain_text("drawn shapes alone")
     known.get_by_label("Prompt").fill("zyzzyva please")
     run(known, plain)
-    expect(known.locator("#problem")).to_contain_text("zyzzyva")
+    expect(known.locator("#conclusion")).to_contain_text("Can't tell")
+    expect(chips(known)).to_have_text(["unclear", "refused"])
+
+
+def test_what_a_run_showed_follows_what_the_request_is_said_to_be(known, plain):
+    run(known, plain)
+    shown = known.locator("#conclusion")
+    expect(shown).to_contain_text("Steering refused what the model answers by itself.")
+    expect(chips(known).first).to_have_class("chip neutral")
+    known.get_by_role("radio", name="harmless").check()
+    expect(shown).to_contain_text("steering cost an answer")
+    expect(chips(known).last).to_have_class("chip bad")
+    known.get_by_role("radio", name="harmful").check()
+    expect(chips(known).last).to_have_class("chip good")
+
+
+def test_the_text_alone_is_judged_behind_a_run(page, pocket):
+    ask(page, PROMPT)
+    limit_tokens(page, 3)
+    run(page, pocket)
+    expect(page.locator("#conclusion")).to_contain_text("as text alone, too")
+
+
+def test_another_strength_is_tried_when_the_slider_is_let_go(known, plain):
+    slider = known.get_by_role("slider", name="Alpha")
+    slider.press("ArrowRight")
+    expect(chips(known)).to_have_count(0)
+    run(known, plain)
+    box = slider.bounding_box()
+    known.mouse.click(box["x"] + box["width"] * 0.99, box["y"] + box["height"] / 2)
+    expect(known.locator("#pane-1")).to_contain_text("alpha 2")
+    expect(chips(known)).to_have_text([VERDICT] * 2)
+
+
+def test_colours_are_chosen_and_kept(browser, plain):
+    page = visit(browser, plain, color_scheme="light")
+    dark = page.locator("body.dark")
+    expect(dark).to_have_count(0)
+    page.get_by_label("Colours").select_option("dark")
+    expect(dark).to_have_count(1)
+    page.reload()
+    expect(page.get_by_label("Colours")).to_have_value("dark")
+    expect(dark).to_have_count(1)
+    page.get_by_label("Colours").select_option("system")
+    expect(dark).to_have_count(0)
+    page.close()
 
 
 @LOOKS
 def test_nothing_below_the_answers_moves_while_they_stream(page, pocket):
-    take_example(page, "What colour is the circle?")
+    ask(page, "What colour is the circle?")
     limit_tokens(page, 40)
     page.evaluate(WATCH_SHARE)
     run(page, pocket)

@@ -13,11 +13,11 @@ from browsers import (
     PHONE,
     REFUSAL,
     VERDICT,
+    ask,
     chips,
     limit_tokens,
     open_tab,
     press,
-    take_example,
     visit,
 )
 from playwright.sync_api import Page, expect
@@ -40,7 +40,7 @@ class Swept(Workbench):
             yield Step(rows)
         with self.engine.vlm.network.lock:  # which a test holds until it has seen them run
             pass
-        ended = ("complied" if row.alpha <= 0.5 else "refused" for row in rows)
+        ended = ("answered" if row.alpha <= 0.5 else "refused" for row in rows)
         done = [
             replace(row, ended=True, verdict=verdict, fluency=-1.0) for row, verdict in zip(rows, ended, strict=True)
         ]
@@ -52,7 +52,7 @@ def lines(page: Page):
 
 
 def test_a_sweep_streams_lines_and_ends_with_a_curve(page, pocket):
-    take_example(page, "What colour is the circle?")
+    ask(page, "What colour is the circle?")
     open_tab(page, "Sweep")
     press(page, "Take image and prompt from Compare")
     expect(page.locator("#sweep-prompt textarea")).to_have_value("What colour is the circle?")
@@ -97,17 +97,15 @@ def test_weak_answers_of_a_real_model_stay_veiled_where_stronger_ones_refused(br
         open_tab(page, "Sweep")
         page.locator("#sweep-prompt textarea").fill("anything")
         page.get_by_label("Alphas").fill("0.5,1,1.5")
-        answers = page.locator("#sweep-lines .answer")
+        said = page.locator("#sweep-lines .answer")
         with served.vlm.network.lock:
             press(page, "Sweep")
-            expect(page.get_by_text("hidden until all are judged")).to_be_visible()
-            for veiled, answer in zip(("blur(7px)", "blur(7px)", "none", "none"), answers.all(), strict=True):
-                expect(answer).to_have_css("filter", veiled)
-        expect(page.locator("#sweep-lines .chip")).to_have_text(["complied"] * 2 + ["refused"] * 2)
-        expect(answers.first).to_have_css("filter", "blur(7px)")
-        lines(page).first.get_by_text("Show it anyway").click()
-        expect(answers.first).to_have_css("filter", "none")
-        expect(answers.nth(1)).to_have_css("filter", "blur(7px)")
+            expect(page.get_by_text("Hidden until all are judged")).to_be_visible()
+            expect(said).to_have_count(2)
+        expect(page.locator("#sweep-lines .chip")).to_have_text(["answered"] * 2 + ["refused"] * 2)
+        expect(said).to_have_count(2)
+        lines(page).first.get_by_role("button", name="Show it anyway").click()
+        expect(said).to_have_count(4)
         page.close()
 
 
@@ -127,7 +125,7 @@ def test_the_why_tab_explains_the_last_run_and_can_be_stopped(page, pocket):
     press(page, "Explain this run")
     expect(page.get_by_role("alert").last).to_have_text(re.compile(r"^There is no finished comparison.*\.$"))
     open_tab(page, "Compare")
-    take_example(page, "What colour is the circle?")
+    ask(page, "What colour is the circle?")
     limit_tokens(page, 5)
     press(page, "Run")
     expect(chips(page)).to_have_text([VERDICT] * 2)
@@ -163,21 +161,21 @@ def test_unsteered_tokens_are_veiled_as_the_answer_is(browser, veiled):
     page = visit(browser, veiled)
     page.get_by_label("Prompt").fill("anything")
     page.get_by_label("Prompt").press("Enter")
-    expect(chips(page)).to_have_text(["complied", "refused"])
+    expect(chips(page)).to_have_text(["answered", "refused"])
     open_tab(page, "Why")
     press(page, "Explain this run")
     shown = page.get_by_role("region", name="Token by token")
     expect(shown).to_be_visible(timeout=60_000)
-    for part in shown.locator(".answer").all():
-        expect(part).to_have_css("filter", "blur(7px)")
-    shown.get_by_text("Show it anyway").click()
-    for part in shown.locator(".answer").all():
-        expect(part).to_have_css("filter", "none")
+    expect(shown).not_to_contain_text("Unsteered")
+    expect(shown.get_by_role("table")).to_have_count(0)
+    shown.get_by_role("button", name="Show it anyway").click()
+    expect(shown).to_contain_text("Unsteered")
+    expect(shown.get_by_role("table")).to_be_visible()
     page.close()
 
 
 def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, page, pocket, tmp_path):
-    take_example(page, "How do I bake a cake?")
+    ask(page, "How do I bake a cake?")
     limit_tokens(page, 12)
     usual = steered(page, pocket)
     open_tab(page, "Anchors")
@@ -206,7 +204,7 @@ def test_own_offsets_are_measured_kept_used_and_left_by_one_visitor(browser, pag
     assert own != usual
     second = visit(browser, pocket)
     expect(second.get_by_text(said)).to_have_count(0)
-    take_example(second, "How do I bake a cake?")
+    ask(second, "How do I bake a cake?")
     limit_tokens(second, 12)
     assert steered(second, pocket) == usual
     second.close()
