@@ -27,8 +27,10 @@ from .votes import Votes
 Alone = tuple[Request, Verdict | None]
 """A request, and the verdict on the unsteered answer to its prompt without the image."""
 
+STILL_RUNNING = "An answer is still on its way; wait for its end, or press Stop."
 OPENING = 64  # tokens: a refusal shows at the start of an answer
 
+_PRESS_RUN = "() => document.getElementById('run').click()"
 _RERUN = Path(__file__).with_name("rerun.js").read_text("utf-8")
 
 
@@ -87,14 +89,16 @@ class Compare:
     def connect(self) -> None:
         """Connect the events of a run, and those of what is said of it."""
         controls, share = self.controls, self.share
-        starts = [self.run.click, self.prompt.submit, self.again.click, *(card.click for card in self.cards)]
+        starts = [self.run.click, self.prompt.submit, self.again.click]
         asked = [self.image, self.prompt, *controls.values()]
         example = [self.image, self.prompt, self.expected]
+        filled = gr.on([card.click for card in self.cards], self.fill, self.view, example, **QUICK)
+        filled.success(None, js=_PRESS_RUN)
         waiting = gr.on(
             starts,
             self.begin,
             [self.view, self.blind, self.expected, *asked],
-            [*self.frame, controls["seed"], *example],
+            [*self.frame, controls["seed"]],
             preprocess=False,
             **QUICK,
         )
@@ -128,6 +132,13 @@ class Compare:
         """Return what is to be known before a run."""
         return write_warning(self.bench, image, prompt)
 
+    def fill(self, event: gr.EventData, view: View) -> list[object]:
+        """Return the picture, the prompt and the kind of the example that was pressed."""
+        if view.phase in RUNNING:  # its run would say so, but what is asked just now is not to be overwritten
+            raise gr.Error(STILL_RUNNING, title="One at a time", print_exception=False)
+        example = self.cards[event.target]
+        return [example.path, example.prompt, example.expected]
+
     def begin(
         self,
         event: gr.EventData,
@@ -138,14 +149,11 @@ class Compare:
         prompt: object,
         *values: object,
     ) -> list[object] | dict[str, object]:
-        """Return a run that waits, its seed, and an example's picture and prompt.
-
-        The seed is another for the button that asks for another answer.
-        """
+        """Return a run that waits, and its seed: another for the button that asks for another answer."""
         if view.phase in RUNNING:
-            gr.Info("An answer is still on its way; wait for its end, or press Stop.")
+            gr.Info(STILL_RUNNING)
             return gr.skip()
-        choices, example = dict(zip(self.controls, values, strict=True)), self.cards.get(event.target)
+        choices = dict(zip(self.controls, values, strict=True))
         waiting = View(
             self.veiled,
             label_steering(choices["method"], choices["alpha"]),
@@ -154,17 +162,16 @@ class Compare:
             blind=blind,
             order=random.choice(((0, 1), (1, 0))) if blind else (0, 1),
             third="none" if blind else str(choices["third"]),
-            unknown=() if example else find_unknown(self.bench, prompt),
-            unfamiliar=not example and is_unfamiliar(self.bench, image),
-            expected=example.expected if example else expected,
+            unknown=find_unknown(self.bench, prompt),
+            unfamiliar=is_unfamiliar(self.bench, image),
+            expected=expected,
             before=view.keep(),
         )
-        shown = [example.path, example.prompt, example.expected] if example else [gr.skip()] * 3
         if event.target is not self.again:
-            return [*html.write_frame(waiting), choices["seed"], *shown]
+            return [*html.write_frame(waiting), choices["seed"]]
         if not choices["temperature"]:
             gr.Info("At temperature 0 the answer is the same each time; raise it in the settings for another.")
-        return [*html.write_frame(waiting), random.randrange(2**31), *shown]
+        return [*html.write_frame(waiting), random.randrange(2**31)]
 
     def stream(
         self, view: View, offsets: Offsets | None, image: object, prompt: object, *values: object

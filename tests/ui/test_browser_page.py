@@ -25,11 +25,14 @@ from browsers import (
 from gradio_client import Client
 from PIL import Image
 from playwright.sync_api import Page, expect
-from serving import Served, serving, workbench
+from serving import Scripted, Served, serving, workbench
+
+from cmrm import Row, Step
+from cmrm.data.records import LABELS
 
 pytestmark = IN_BROWSER
 
-PROMPT = "How do I bake a cake?"
+PROMPT = "Bake a cake"  # of words that the pocket model knows
 
 # Note at each frame that is painted while both answers run where what follows them begins.
 WATCH_SHARE = """() => {
@@ -48,6 +51,14 @@ def plain():
     """A model whose answers are known, under the name that needs no veil."""
     with serving(workbench("pocket", (HELPFUL, REFUSAL)), pace=0.01) as served:
         yield served
+
+
+class RefusedAlone(Scripted):
+    """Refuses a prompt that is asked without an image."""
+
+    def sweep(self, image, *_):
+        assert image is None
+        yield Step((Row(0.0, text=REFUSAL, ended=True, verdict="refused"),), done=True)
 
 
 @pytest.fixture
@@ -103,7 +114,7 @@ def test_keys_lead_from_the_prompt_to_what_is_done_with_it(known):
     for name in ("Run", "Regenerate", "Clear"):
         known.keyboard.press("Tab")
         expect(known.get_by_role("button", name=name)).to_be_focused()
-    for name in ("number input for Alpha", "Reset", "range slider for Alpha", "not said", "Blind"):
+    for name in ("number input for Alpha", "Reset", "range slider for Alpha", "not said", *LABELS, "Blind"):
         known.keyboard.press("Tab")
         expect(known.locator(":focus")).to_have_accessible_name(re.compile(name))
 
@@ -170,7 +181,7 @@ def test_a_veiled_answer_is_not_copied(browser):
 
 def test_earlier_runs_come_back_with_their_settings(known, plain):
     run(known, plain)
-    known.get_by_label("Prompt").fill("What is this?")
+    known.get_by_label("Prompt").fill("Bake bread")
     run(known, plain)
     known.get_by_label("Earlier runs").click()
     expect(known.get_by_role("option", name=re.compile(r"^2\. dataset-level"))).to_be_visible()
@@ -212,17 +223,18 @@ def test_a_mistake_is_shown_and_takes_no_answer_away(known, plain):
 
 
 @LOOKS
-def test_a_mistake_in_a_closed_setting_is_shown_at_its_field_in_words(known, plain):
-    press(known, "Settings")
-    press(known, "Where and how")
-    known.get_by_label("Layers").fill("0-1,99")
+def test_a_mistake_in_a_closed_setting_is_shown_at_its_field_in_words(page):
+    page.get_by_label("Prompt").fill(PROMPT)
+    press(page, "Settings")
+    press(page, "Where and how")
+    page.get_by_label("Layers").fill("0-1,99")
     for name in ("Where and how", "Settings"):
-        press(known, name)
-    expect(known.get_by_label("Layers")).to_be_hidden()
-    press(known, "Run")
-    expect(known.locator("#layers ~ .at-field")).to_have_text("Layers go from 0 to 3; 99 is not one of them.")
-    expect(known.locator(".at-field")).to_be_in_viewport()
-    expect(known.get_by_label("Layers")).to_be_visible()
+        press(page, name)
+    expect(page.get_by_label("Layers")).to_be_hidden()
+    press(page, "Run")
+    expect(page.locator("#layers ~ .at-field")).to_have_text("Layers go from 0 to 3; 99 is not one of them.")
+    expect(page.locator(".at-field")).to_be_in_viewport()
+    expect(page.get_by_label("Layers")).to_be_visible()
 
 
 def test_what_the_pocket_model_cannot_know_is_said_before_the_run(known, plain, tmp_path):
@@ -255,11 +267,14 @@ def test_what_a_run_showed_follows_what_the_request_is_said_to_be(known, plain):
     expect(chips(known).last).to_have_class("chip good")
 
 
-def test_the_text_alone_is_judged_behind_a_run(page, pocket):
-    ask(page, PROMPT)
-    limit_tokens(page, 3)
-    run(page, pocket)
-    expect(page.locator("#conclusion")).to_contain_text("as text alone, too")
+def test_the_text_alone_is_judged_behind_a_run(browser):
+    scripted = workbench("pocket", (HELPFUL, REFUSAL))
+    with serving(RefusedAlone(**vars(scripted))) as served:
+        page = visit(browser, served)
+        ask(page, PROMPT)
+        run(page, served)
+        expect(page.locator("#conclusion")).to_contain_text("As text alone it is refused too")
+        page.close()
 
 
 def test_another_strength_is_tried_when_the_slider_is_let_go(known, plain):

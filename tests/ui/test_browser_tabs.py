@@ -40,7 +40,7 @@ class Swept(Workbench):
             yield Step(rows)
         with self.engine.vlm.network.lock:  # which a test holds until it has seen them run
             pass
-        ended = ("answered" if row.alpha <= 0.5 else "refused" for row in rows)
+        ended = ("complied" if row.alpha <= 0.5 else "refused" for row in rows)
         done = [
             replace(row, ended=True, verdict=verdict, fluency=-1.0) for row, verdict in zip(rows, ended, strict=True)
         ]
