@@ -1,7 +1,8 @@
 """Pictures of why answers differ and of rates over alpha: legible on light and dark, each with its numbers in words."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 import plotly.graph_objects as go
 
@@ -191,7 +192,7 @@ def alpha_curves(rates: Mapping[float, Sequence[Rate | None]]) -> Plot:
 
 
 def sweep_curve(rows: Sequence[Row]) -> Plot:
-    """Draw a finished sweep: each answer's fluency over alpha, its symbol the verdict."""
+    """Draw a finished sweep: each answer's fluency over alpha, its symbol the verdict; a band lies where it refuses."""
     scored = sorted((row for row in rows if row.fluency is not None), key=lambda row: row.alpha)
     line = go.Scatter(
         x=[row.alpha for row in scored],
@@ -208,12 +209,33 @@ def sweep_curve(rows: Sequence[Row]) -> Plot:
         if kind
     ]
     said = ", ".join(f"{row.verdict} ({row.fluency:.2f}) at {row.alpha:g}" for row in scored)
+    figure = _figure([line, *marks], "alpha", "mean log-probability of a token")
+    for start, end in _refused_spans(scored):
+        figure.add_vrect(start, end, fillcolor=COLOURS["blue"], opacity=0.12, line_width=0, layer="below")
+    if scored:
+        figure.update_yaxes(range=_widen([row.fluency or 0.0 for row in scored]))
     return Plot(
         "Refusal and fluency over alpha",
-        _figure([line, *marks], "alpha", "mean log-probability of a token"),
+        figure,
         "Verdict and, in brackets, fluency (the mean log-probability of the answer's tokens under the unsteered model; "
         f"nearer to 0 is more natural) by alpha: {said or 'no answer has a token'}.",
     )
+
+
+def _refused_spans(rows: Sequence[Row]) -> Iterator[tuple[float, float]]:
+    """Return from where to where answers refuse: halfway to the neighbours that don't, of `rows` by alpha."""
+    ends = [rows[0].alpha, *((a.alpha + b.alpha) / 2 for a, b in pairwise(rows)), rows[-1].alpha] if rows else []
+    for refused, group in groupby(range(len(rows)), lambda k: rows[k].verdict == "refused"):
+        if refused:
+            first, *_, last = [*group] * 2
+            yield ends[first], ends[last + 1]
+
+
+def _widen(values: Sequence[float], least: float = 1.0) -> list[float]:
+    """Return the range of an axis that holds values, and no smaller than `least`: noise is not to look like a cliff."""
+    middle, half = (max(values) + min(values)) / 2, max(least, 1.2 * (max(values) - min(values))) / 2
+    top = min(middle + half, least / 20)  # no logarithm of a probability is above 0
+    return [top - 2 * half, top]
 
 
 def vector_lengths(norms: Sequence[float]) -> Plot:

@@ -104,7 +104,6 @@ def explain_run(page: "Page") -> None:
 
 def sweep_run(page: "Page") -> None:
     open_tab(page, "Sweep")
-    page.get_by_role("button", name="Take image and prompt").click()
     page.locator("#sweep-image img").wait_for()
     page.get_by_role("button", name="Sweep", exact=True).click()
     page.locator("#sweep-results .js-plotly-plot").wait_for(timeout=60_000)

@@ -9,28 +9,24 @@ from pathlib import Path
 import gradio as gr
 
 from ..errors import CmrmError
-from ..judging.phrases import Verdict
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
 from . import html
-from .conclusion import needs_text_alone
+from .behind import Alone, Behind, Strip, add_found
 from .controls import add_alpha, add_controls, add_expected, add_image, add_prompt
 from .events import AT_ONCE, HIDDEN, QUICK, follow_end, run_model, show_errors, take_turn, wait_for_turn
 from .examples import add_cards
 from .familiar import find_unknown, is_unfamiliar, write_warning
 from .own_offsets import Own
-from .requests import Request, answer, parse_request
+from .requests import answer, parse_request
 from .share import Runs, Share, add_run
 from .view import RUNNING, View, label_steering, needs_veil
 from .votes import Votes
 
-Alone = tuple[Request, Verdict | None]
-"""A request, and the verdict on the unsteered answer to its prompt without the image."""
-
 STILL_RUNNING = "An answer is still on its way; wait for its end, or press Stop."
-OPENING = 64  # tokens: a refusal shows at the start of an answer
 
-_PRESS_RUN = "() => document.getElementById('run').click()"
+_TAKE_ALPHA = "() => Number(document.getElementById('take-alpha').dataset.alpha)"
+PRESS_RUN = "() => document.getElementById('run').click()"
 _RERUN = Path(__file__).with_name("rerun.js").read_text("utf-8")
 
 
@@ -39,15 +35,14 @@ def add_compare_tab(bench: Workbench, blocks: gr.Blocks, own: Own) -> "Compare":
     tab = Compare(bench, blocks, own.offsets)
     tab.connect()
     tab.votes.connect(tab.view, tab.frame, tab.share)
-    inputs = {"image": tab.image, "prompt": tab.prompt, "expected": tab.expected, **tab.controls}
-    tab.share.connect(bench, blocks, tab.view, inputs, tab.frame)
+    tab.share.connect(bench, blocks, tab.view, tab.inputs, tab.frame)
     return tab
 
 
 class Compare:
     """The tab: its components, those of the settings by name in `controls`, and what its events do.
 
-    `frame` are the outputs that `html.write_frame` fills.
+    `inputs` are all that make a request, by name, and `frame` the outputs that `html.write_frame` fills.
     """
 
     def __init__(self, bench: Workbench, blocks: gr.Blocks, own: gr.State) -> None:
@@ -59,8 +54,9 @@ class Compare:
                 self._lay_out_question()
             with gr.Column(scale=8, min_width=280):
                 self._lay_out_answers(empty)
-        self.view, self.alone = gr.State(empty), gr.State(None)
-        self.frame = [self.conclusion, *self.panes, self.problem, self.view]
+        self.view, self.behind = gr.State(empty), Behind(bench)
+        self.frame = [self.conclusion, *self.panes, self.strip, self.problem, self.view]
+        self.inputs = {"image": self.image, "prompt": self.prompt, "expected": self.expected, **self.controls}
 
     def _lay_out_question(self) -> None:
         self.image, self.prompt = add_image("image", "a text-only answer"), add_prompt("prompt")
@@ -82,18 +78,21 @@ class Compare:
         self.conclusion = gr.HTML(html.write_conclusion(empty), elem_id="conclusion")
         with gr.Row(elem_id="panes"):
             self.panes = [gr.HTML(html.write_pane(empty, k), elem_id=f"pane-{k}") for k in (0, 1, 2)]
+        self.strip = gr.HTML(html.write_strip(empty), elem_id="strip")
+        self.try_strengths = gr.Button("Try other strengths", visible="hidden", elem_id="try-strengths")
+        self.take_alpha = gr.Button("Take this strength", visible="hidden", elem_id="take-alpha")
         gr.HTML(html.write_notice(self.bench))
         self.reveal = gr.Button("Show what is hidden", visible="hidden", elem_id="reveal")
         self.votes, self.share = Votes(), Share()
 
     def connect(self) -> None:
         """Connect the events of a run, and those of what is said of it."""
-        controls, share = self.controls, self.share
+        controls, share, behind = self.controls, self.share, self.behind
         starts = [self.run.click, self.prompt.submit, self.again.click]
         asked = [self.image, self.prompt, *controls.values()]
         example = [self.image, self.prompt, self.expected]
         filled = gr.on([card.click for card in self.cards], self.fill, self.view, example, **QUICK)
-        filled.success(None, js=_PRESS_RUN)
+        filled.success(None, js=PRESS_RUN)
         waiting = gr.on(
             starts,
             self.begin,
@@ -105,20 +104,21 @@ class Compare:
         # Values come unchecked, so that one place, the settings, says what is wrong with them.
         shown_on = run_model(self.bench, *self.panes[:2])
         running = waiting.success(self.stream, [self.view, self.own, *asked], self.frame, preprocess=False, **shown_on)
-        ended = follow_end(running, self.end, [self.view, share.runs], [*self.frame, *share.outputs])
-        # What the text alone is answered is asked behind all others, and dropped for a next run.
-        alone = ended.success(
-            self.judge_alone, self.view, [self.conclusion, self.alone], **take_turn(self.bench), **HIDDEN
-        )
-        gr.on(starts, None, cancels=[alone])
+        found = [self.view, *behind.found]
+        ended = follow_end(running, self.end, [*found, share.runs], [*self.frame, *share.outputs])
+        # What is found out behind a run waits its turn, and is dropped for a next run.
+        turn = {**take_turn(self.bench), **HIDDEN}
+        alone = ended.success(behind.judge_alone, found[:2], [self.conclusion, behind.alone], **turn)
+        tried = self.try_strengths.click(behind.try_strengths, self.view, [self.strip, behind.strip], **turn)
+        gr.on(starts, None, cancels=[alone, tried])
         self.stop.click(None, cancels=[running])
-        self.clear.click(None, cancels=[running, alone])
+        self.clear.click(None, cancels=[running, alone, tried])
         self.clear.click(
             self.empty, [controls["method"], controls["alpha"]], [*example, *self.frame], preprocess=False, **QUICK
         )
-        said = [self.view, self.alone, self.expected]
-        self.expected.input(self.expect, said, self.frame, preprocess=False, **QUICK)
-        self.reveal.click(lambda view: html.write_frame(replace(view, opened=True)), self.view, self.frame, **QUICK)
+        self.expected.input(self.expect, [*found, self.expected], self.frame, preprocess=False, **QUICK)
+        self.reveal.click(self.open_veil, found, self.frame, **QUICK)
+        self.take_alpha.click(None, None, controls["alpha"], js=_TAKE_ALPHA).success(None, js=PRESS_RUN)
         gr.on([self.image.change, self.prompt.blur], self.warn, asked[:2], self.warning, preprocess=False, **AT_ONCE)
         controls["alpha"].release(None, js=_RERUN)
         recipes = self.bench.recipes
@@ -203,28 +203,15 @@ class Compare:
         named = self.controls.get(error.field)
         return str(error) if named is None else str(error).replace(f"{error.field} is ", f"{named.label} is ", 1)
 
-    def end(self, view: View, runs: Runs) -> list[object]:
+    def end(self, view: View, alone: Alone | None, strip: Strip | None, runs: Runs) -> list[object]:
         """Return the frame of a run that has ended, which is kept if it is whole."""
-        view = view.end()
+        view = add_found(view.end(), alone, strip)
         return [*html.write_frame(view), *add_run(runs, view)]
 
-    def expect(self, view: View, alone: Alone | None, expected: str) -> list[object]:
+    def expect(self, view: View, alone: Alone | None, strip: Strip | None, expected: str) -> list[object]:
         """Return the frame once it is said what the request is."""
-        return html.write_frame(_beside(replace(view, expected=expected), alone))
+        return html.write_frame(add_found(replace(view, expected=expected), alone, strip))
 
-    def judge_alone(self, view: View) -> Iterator[list[object]]:
-        """Return what a run showed, now that it is known whether the model refuses the text alone."""
-        request = view.finished
-        if request is None or not needs_text_alone(view):
-            yield [gr.skip(), None]
-            return
-        alone = Request(None, request.prompt, replace(request.settings, max_new_tokens=OPENING), None, (0.0,))
-        with show_errors():
-            *_, step = answer(self.bench, alone)
-        judged = request, step.rows[0].verdict
-        yield [html.write_conclusion(_beside(view, judged)), judged]
-
-
-def _beside(view: View, alone: Alone | None) -> View:
-    """Return the view with the verdict on its text alone, if it is of that request."""
-    return replace(view, alone=alone[1]) if alone and alone[0] is view.request else view
+    def open_veil(self, view: View, alone: Alone | None, strip: Strip | None) -> list[object]:
+        """Return the frame with what is hidden."""
+        return html.write_frame(add_found(replace(view, opened=True), alone, strip))

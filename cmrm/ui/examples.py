@@ -1,6 +1,5 @@
 """The examples: pictures and prompts that ship with the page, and what each shows."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import gradio as gr
@@ -38,9 +37,3 @@ def add_cards() -> dict[gr.Button, Example]:
         return {
             gr.Button(f"{one.prompt} ({one.expected})", icon=one.path, elem_classes="card"): one for one in EXAMPLES
         }
-
-
-def add_examples(examples: Iterable[Example], image: gr.Image, prompt: gr.Textbox, label: str) -> None:
-    """Lay out examples to choose from."""
-    samples = [[one.path, one.prompt] for one in examples]
-    gr.Examples(samples, [image, prompt], label=label, api_visibility="private")

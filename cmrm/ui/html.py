@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ _FACTS = {
 
 
 def write_frame(view: View) -> list[object]:
-    """Return what fills the conclusion, the panes and the place of problems, and the state behind them."""
+    """Return what fills the conclusion, the panes, the strip and the place of problems, and the state behind them."""
     panes = (write_pane(view, place) for place in (0, 1, 2))
-    return [write_conclusion(view), *panes, parts.problem(view.error, view.field), view]
+    return [write_conclusion(view), *panes, write_strip(view), parts.problem(view.error, view.field), view]
 
 
 def write_conclusion(view: View) -> str:
@@ -133,22 +134,43 @@ def _count_tokens(row: Row) -> str:
     return f"{row.tokens} {'token' if row.tokens == 1 else 'tokens'}"
 
 
+def write_strip(view: View) -> str:
+    """Return the verdict at each strength that was tried, or the offer to try them."""
+    at = view.rows[1].alpha if view.finished else None
+    rows = [(f"{row.alpha:g}", _chip(view, row), row.alpha == at) for row in view.strip]
+    return "" if at is None else parts.strip(rows)
+
+
 def write_lines(view: View, strength: float) -> str:
-    """Return a sweep, one line an alpha; those below `strength`, the method's own alpha, are veiled as unsteered."""
+    """Return a sweep, one line an alpha; those below `strength`, the method's own alpha, are veiled as unsteered.
+
+    Once it is done, neighbours that are the same share a line, and the first refusal is marked.
+    """
+    running = view.phase in RUNNING
     if not view.rows:
-        running = view.phase in RUNNING
         return parts.note(view.note if running else "The answers appear here, one line for each alpha.", running)
-    strongest = next((row for row in view.rows if row.verdict == "refused"), view.rows[-1])
-    rows = [_line(view, row, strongest, weak=row.alpha < strength) for row in view.rows]
-    return parts.lines(rows, view.phase in RUNNING)
+    rows = view.rows if running else sorted(view.rows, key=lambda row: row.alpha)
+    strongest = next((row for row in rows if row.verdict == "refused"), rows[-1])
+
+    def hides(row: Row) -> bool:
+        return view.veiled and row.alpha < strength
+
+    alike = groupby(rows, lambda row: row.alpha if running else (row.text, row.verdict, hides(row)))
+    groups = [tuple(group) for _, group in alike]
+    switch = next((k for k, (row, *_) in enumerate(groups) if row.verdict == "refused"), 0)
+    lines = [_line(view, group, strongest, weak=hides(group[0])) for group in groups]
+    return parts.lines(lines, running, switch)
 
 
-def _line(view: View, row: Row, strongest: Row, *, weak: bool) -> dict[str, object]:
+def _line(view: View, group: Sequence[Row], strongest: Row, *, weak: bool) -> dict[str, object]:
+    """Return the line of rows that are the same, which are shown by their first."""
+    row = group[0]
     veil: Veil = choose_veil(replace(view, rows=(row, strongest))) if weak else "open"
     return {
         "veil": veil,
         "cover": veil if veil == "click" or not row.alpha else "open",
         "alpha": f"{row.alpha:g}",
+        "until": f"{group[-1].alpha:g}" if len(group) > 1 else "",
         "length": _count_tokens(row),
         "chip": _chip(view, row),
         "answer": _answer(view, row) if veil == "open" else Markup(),

@@ -34,8 +34,8 @@ def build(bench: Workbench) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Compare"):
                 compare = add_compare_tab(bench, blocks, own)
-            with gr.Tab("Sweep"):
-                add_sweep_tab(bench, blocks, own, compare.image, compare.prompt)
+            with gr.Tab("Sweep") as sweep:
+                add_sweep_tab(bench, blocks, own, compare, sweep)
             with gr.Tab("Why"):
                 add_why_tab(bench, blocks, compare.view, compare.clear)
             with gr.Tab("Anchors"):

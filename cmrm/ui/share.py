@@ -32,7 +32,7 @@ class Share:
         with gr.Row(elem_id="share"):
             self.copy = gr.Button("Copy answers", size="md")
             self.download = gr.Button("Download JSON", size="md")
-            gr.DeepLinkButton("Copy link", "Link copied", size="md", icon=None, elem_id="link")
+            gr.DeepLinkButton("Copy link with prompt and picture", "Link copied", size="md", icon=None, elem_id="link")
             self.text = gr.Textbox(visible="hidden")
             self.earlier = gr.Dropdown([], label="Earlier runs", elem_id="earlier", visible=False)
         self.runs = gr.State(())
@@ -64,7 +64,7 @@ class Share:
         def restore(view: View, runs: Runs, number: object) -> list[object]:
             if view.phase in RUNNING or not isinstance(number, int) or not 0 <= number < len(runs):
                 return [gr.skip()] * len(outputs)
-            return [*_restore(runs[number], inputs), *html.write_frame(runs[number])]
+            return [*fill_inputs(runs[number], inputs), *html.write_frame(runs[number])]
 
         self.copy.click(lambda sentence: gr.Info(sentence), self.text, None, js=_COPY, **QUICK)
         # The server forgets what it wrote, or a link would hand it on, as it does all that the components hold.
@@ -92,7 +92,7 @@ def _name(number: int, view: View) -> str:
     return f"{number + 1}. {view.label}, {beside}: {verdicts}"
 
 
-def _restore(view: View, inputs: Mapping[str, Component]) -> list[object]:
+def fill_inputs(view: View, inputs: Mapping[str, Component]) -> list[object]:
     """Return what was asked as the components take it; an image that is no longer kept is left out."""
     request = view.request
     assert request is not None, "a run that is kept was asked for"

@@ -11,11 +11,12 @@ from ..errors import CmrmError
 from ..steering.offsets import Offsets
 from ..workbench import Workbench
 from . import html
+from .compare import PRESS_RUN, Compare
 from .controls import add_image, add_max_new_tokens, add_method, add_prompt
 from .events import QUICK, Updates, follow_end, run_model, show_errors, wait_for_turn
-from .examples import EXAMPLES, add_examples
 from .own_offsets import Own
 from .requests import answer, parse_request
+from .share import fill_inputs
 from .view import RUNNING, View, needs_veil
 
 INTRO = """
@@ -24,12 +25,39 @@ is. Too little leaves a harmful request answered; too much refuses harmless ones
 """
 
 
-def add_sweep_tab(bench: Workbench, blocks: gr.Blocks, own: Own, image: gr.Image, prompt: gr.Textbox) -> None:
-    """Lay out the tab and connect its events; `image` and `prompt` are those of another tab, to be taken over."""
+_SAME = "(...asked) => asked"
+_OPENED = "view => [view, Number(document.getElementById('sweep-open').dataset.alpha)]"
+_GO_TO_COMPARE = """() => {
+    document.querySelector('[role=tab]').click();
+    document.getElementById('conclusion').scrollIntoView({block: 'center'});
+}"""
+
+
+def add_sweep_tab(bench: Workbench, blocks: gr.Blocks, own: Own, compare: Compare, place: gr.Tab) -> None:
+    """Lay out the tab in its `place` and connect its events; image and prompt are those of the tab to `compare`."""
     tab = _Sweep(bench, blocks)
-    tab.connect(own.offsets)
+    tab.connect(own.offsets, compare.expected)
     # The browser hands over what it has; no upload is read or written for it.
-    tab.take.click(None, [image, prompt], [tab.image, tab.prompt], js="(...asked) => asked")
+    for here, there in ((tab.image, compare.image), (tab.prompt, compare.prompt)):
+        place.select(None, there, here, js=_SAME)
+    gr.on([tab.image.upload, tab.image.clear], None, tab.image, compare.image, js=_SAME)
+    tab.prompt.input(None, tab.prompt, compare.prompt, js=_SAME)
+    inputs = compare.inputs
+    opened = tab.open.click(
+        lambda view, alpha: fill_inputs(_choose(view, alpha), inputs),
+        [tab.view, tab.chosen],
+        [*inputs.values()],
+        preprocess=False,
+        js=_OPENED,
+        **QUICK,
+    )
+    opened.success(None, js=_GO_TO_COMPARE).success(None, js=PRESS_RUN)
+
+
+def _choose(view: View, alpha: float) -> View:
+    """Return the view of one strength."""
+    assert view.request is not None, "a line that is opened was asked for"
+    return replace(view, request=replace(view.request, settings=replace(view.request.settings, alpha=alpha)))
 
 
 class _Sweep:
@@ -48,16 +76,15 @@ class _Sweep:
                     info = "start:end:step, or 0.5,1,1.5"
                     self.alphas = gr.Textbox("0:2:0.25", label="Alphas", info=info, max_lines=1)
                     tokens = add_max_new_tokens(bench)
-                self.controls = {"method": add_method(), "max_new_tokens": tokens}
             with gr.Column(scale=4, min_width=260):
+                self.controls = {"method": add_method(), "max_new_tokens": tokens}
                 with gr.Row(elem_id="sweep-actions"):
                     self.run = gr.Button("Sweep", variant="primary", elem_id="sweep-run")
                     self.stop = gr.Button("Stop", variant="stop", elem_id="sweep-stop")
-                    self.take = gr.Button("Take image and prompt from Compare", elem_id="sweep-take")
-                with gr.Column(elem_classes="samples"):
-                    add_examples(EXAMPLES[::2], self.image, self.prompt, "Or one of these")
         self.problem = gr.HTML("", elem_id="sweep-problem")
         self.reveal = gr.Button("Show what is hidden", visible="hidden", elem_id="sweep-reveal")
+        self.open = gr.Button("Open in Compare", visible="hidden", elem_id="sweep-open")
+        self.chosen = gr.Number(visible="hidden")
         with gr.Row(elem_id="sweep-results"):
             with gr.Column(min_width=300):
                 self.lines = gr.HTML(html.write_lines(empty, 1.0), elem_id="sweep-lines")
@@ -67,11 +94,11 @@ class _Sweep:
                 self.caption = gr.HTML("")
         self.view = gr.State(empty)
 
-    def connect(self, offsets: gr.State) -> None:
+    def connect(self, offsets: gr.State, expected: gr.Radio) -> None:
         frame = [self.lines, self.problem, self.view]
         results = [*frame, self.curve, self.plot, self.caption]
         starts = [self.run.click, self.prompt.submit, self.alphas.submit]
-        waiting = gr.on(starts, self.begin, self.view, results, **QUICK)
+        waiting = gr.on(starts, self.begin, [self.view, expected], results, preprocess=False, **QUICK)
         asked = [self.view, offsets, self.image, self.prompt, self.alphas, *self.controls.values()]
         running = waiting.success(self.stream, asked, results, preprocess=False, **run_model(self.bench, self.lines))
         follow_end(running, lambda view: self.show(view.end()), [self.view], frame)
@@ -83,11 +110,12 @@ class _Sweep:
         lines, problem = html.write_lines(view, strength), html.parts.problem(view.error)
         return {self.lines: lines, self.problem: problem, self.view: view}
 
-    def begin(self, view: View) -> Updates:
+    def begin(self, view: View, expected: str) -> Updates:
         if view.phase in RUNNING:
             gr.Info("A sweep is still on its way; wait for its end, or press Stop.")
             return gr.skip()
-        waiting = View(self.veiled, phase="waiting", note=wait_for_turn(self.blocks), before=view.keep())
+        note = wait_for_turn(self.blocks)
+        waiting = View(self.veiled, phase="waiting", note=note, expected=expected, before=view.keep())
         return {**self.show(waiting), self.curve: gr.Column(visible=False)}
 
     def stream(

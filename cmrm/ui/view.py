@@ -25,10 +25,10 @@ class View:
     shows; `order` are the rows of the first two panes. `third` is the kind of row 2, and `unknown` are
     words of the prompt that the model never saw, as its picture may be `unfamiliar`. The request is `expected`
     to be "harmful", "harmless" or "question" ("": not said), and `alone` is the verdict on the unsteered answer
-    to the prompt alone, once it is known. `opened` shows what is veiled; below `strength` a steered answer is
-    hidden as an unsteered one. A `complete` run is done once its stream has ended, so that no other can begin
-    before. `error` says what went wrong, and `field` with what of the request. `before` is what was shown of an
-    earlier run: it comes back if this one has no answer.
+    to the prompt alone, once it is known, as are in `strip` the rows of other strengths. `opened` shows what is
+    veiled; below `strength` a steered answer is hidden as an unsteered one. A `complete` run is done once its
+    stream has ended, so that no other can begin before. `error` says what went wrong, and `field` with what of the
+    request. `before` is what was shown of an earlier run: it comes back if this one has no answer.
     """
 
     veiled: bool
@@ -46,6 +46,7 @@ class View:
     unfamiliar: bool = False
     expected: str = ""
     alone: Verdict | None = None
+    strip: tuple[Row, ...] = ()
     opened: bool = False
     strength: float = 0.0
     complete: bool = False

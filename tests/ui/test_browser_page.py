@@ -46,6 +46,22 @@ WATCH_SHARE = """() => {
 }"""
 
 
+# Paste a picture of one colour where the focus is.
+PASTE = """colour => new Promise((done) => {
+  const canvas = document.createElement("canvas")
+  canvas.width = canvas.height = 32
+  const brush = canvas.getContext("2d")
+  brush.fillStyle = colour
+  brush.fillRect(0, 0, 32, 32)
+  canvas.toBlob((blob) => {
+    const clipboardData = new DataTransfer()
+    clipboardData.items.add(new File([blob], "pasted.png", {type: "image/png"}))
+    document.activeElement.dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true}))
+    done()
+  })
+})"""
+
+
 @pytest.fixture(scope="module")
 def plain():
     """A model whose answers are known, under the name that needs no veil."""
@@ -192,7 +208,7 @@ def test_earlier_runs_come_back_with_their_settings(known, plain):
 
 def test_a_link_opens_the_page_as_it_is(browser, known, plain):
     run(known, plain)
-    press(known, "Copy link")
+    press(known, "Copy link with prompt and picture")
     # The button says so for a second only, which a busy machine may miss.
     deadline = time.monotonic() + 120
     while not (link := known.evaluate("navigator.clipboard.readText()")).startswith(plain.url):
@@ -253,6 +269,17 @@ def test_what_the_pocket_model_cannot_know_is_said_before_the_run(known, plain, 
     run(known, plain)
     expect(known.locator("#conclusion")).to_contain_text("Can't tell")
     expect(chips(known)).to_have_text(["unclear", "refused"])
+
+
+def test_a_picture_is_pasted_anywhere_and_takes_the_place_of_the_one_before(known):
+    shown = known.locator("#image img")
+    known.get_by_label("Prompt").focus()
+    known.evaluate(PASTE, "red")
+    expect(shown).to_be_visible()
+    before = shown.get_attribute("src")
+    known.evaluate(PASTE, "blue")
+    expect(shown).not_to_have_attribute("src", before)
+    expect(known.get_by_label("Prompt")).to_have_value(PROMPT)
 
 
 def test_what_a_run_showed_follows_what_the_request_is_said_to_be(known, plain):

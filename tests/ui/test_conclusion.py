@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmrm import Row, Settings
+from cmrm.ui.behind import add_found
 from cmrm.ui.conclusion import conclude, judge_tone, needs_text_alone
 from cmrm.ui.markdown import find_differences, render_markdown
 from cmrm.ui.requests import Request
@@ -23,6 +24,21 @@ def ended(unsteered: str, steered: str, **changes) -> View:
         Row(1.0, steered, 1, 1.0, True, steered),
     )
     return View(False, phase="done", rows=rows, request=REQUEST, **changes)
+
+
+def test_what_was_found_behind_a_run_is_of_the_same_question_at_any_strength():
+    shown = ended("complied", "refused")
+    rows = (Row(0.0, verdict="complied"), Row(0.5, verdict="refused"))
+    stronger = replace(REQUEST, settings=Settings(alpha=1.5))
+    found = add_found(shown, (stronger, "refused"), (stronger, rows))
+    assert (found.alone, found.strip) == ("refused", rows)
+    others = (
+        replace(REQUEST, prompt="else"),
+        replace(REQUEST, image=None),
+        replace(REQUEST, settings=Settings(method="sample")),
+    )
+    for other in others:
+        assert add_found(shown, (other, "refused"), (other, rows)) == shown
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -274,7 +275,7 @@ def row(alpha: float, verdict: str | None, text: str = "text", fluency: float | 
 
 
 def veils(view: View) -> list[str]:
-    return [part.split('"')[0] for part in write_lines(view, 1.0).split("line veil-")[1:]]
+    return [re.split('[ "]', part)[0] for part in write_lines(view, 1.0).split("line veil-")[1:]]
 
 
 @pytest.mark.parametrize(
@@ -291,10 +292,25 @@ def veils(view: View) -> list[str]:
     ],
 )
 def test_answers_weaker_than_the_method_s_own_are_veiled_as_unsteered(verdicts, phase, expected):
-    rows = tuple(row(alpha, verdict) for alpha, verdict in zip((0.0, 0.5, 1.0, 2.0), verdicts, strict=True))
+    given = zip((0.0, 0.5, 1.0, 2.0), verdicts, strict=True)
+    rows = tuple(row(alpha, verdict, f"text at {alpha}") for alpha, verdict in given)
     asked = Request(None, "hello", Settings(max_new_tokens=8), alphas=(0.5,))
     assert veils(View(True, phase=phase, rows=rows, request=asked)) == expected
     assert set(veils(View(False, phase=phase, rows=rows, request=asked))) == {"open"}
+
+
+def test_neighbours_of_a_sweep_that_are_the_same_share_a_line_and_the_first_refusal_is_marked():
+    rows = [row(2.0, "refused", "no"), row(0.0, "complied"), row(0.5, "refused", "no"), row(1.0, "refused", "no")]
+    asked = Request(None, "hello", Settings(max_new_tokens=8), alphas=(0.5,))
+    done = View(False, phase="done", rows=tuple(rows), request=asked)
+    lines = write_lines(done, 1.0).split("<footer>")[1:]
+    assert [re.sub("<[^>]*>", "|", line).split("|")[1] for line in lines] == ["alpha 0", "alpha 0.5 to 2"]
+    assert "the same, 3 tokens" in lines[1]
+    assert "veil-open switch" in lines[0]  # it opens the line after
+    # What is hidden shares no line with what is not, and nothing moves while it runs.
+    assert len(veils(replace(done, veiled=True))) == 3
+    assert len(veils(replace(done, phase="answering"))) == 4
+    assert "switch" not in write_lines(replace(done, rows=(rows[0], rows[2])), 1.0)
 
 
 def test_a_run_that_can_t_begin_leaves_what_was_shown():
@@ -333,7 +349,19 @@ def test_a_sweep_s_curve_says_each_verdict_and_fluency():
         "broken": ([2], [-3.25]),
     }
     assert len({trace.marker.symbol for trace in marks}) == 3
+    assert [(band.x0, band.x1) for band in found.figure.layout.shapes] == [(0.5, 1.5)]
     assert sweep_curve([row(0.0, "broken", "", None)]).alt.endswith("no answer has a token.")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["refused", "complied"]), st.floats(-9, 0)), min_size=1, max_size=9))
+def test_a_sweep_s_bands_hold_what_refuses_alone_and_no_axis_is_a_magnifying_glass(answers):
+    figure = sweep_curve([row(k / 4, verdict, "", fluency) for k, (verdict, fluency) in enumerate(answers)]).figure
+    bands = [(band.x0, band.x1) for band in figure.layout.shapes]
+    for k, (verdict, fluency) in enumerate(answers):
+        assert any(start <= k / 4 <= end for start, end in bands) == (verdict == "refused")
+        low, high = figure.layout.yaxis.range
+        assert low < fluency < high
+        assert high - low >= 1
 
 
 def test_lengths_of_vectors_in_words():
