@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from .. import ui
 from ..errors import CmrmError
+from ..files import ASSETS
 from ..ui.gradio_private import replace_fetching
 from .downloads import fetch_for_page
 from .limits import BoundedBody, say_busy
@@ -84,6 +85,7 @@ def launch(
             css_paths=[page / "style.css"],
             head_paths=[page / "head.html"],
             footer_links=["api"],
+            allowed_paths=[str(ASSETS / "examples")],  # wherever it is started from
             app_kwargs={
                 "middleware": [Middleware(BoundedBody)],
                 "exception_handlers": {503: partial(say_busy, blocks)},

@@ -46,6 +46,14 @@ WATCH_SHARE = """() => {
 }"""
 
 
+# Add up how far what is seen moves by itself.
+WATCH_SHIFTS = """
+window.shifted = 0
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) shifted += entry.value
+}).observe({type: "layout-shift", buffered: true})
+"""
+
 # Paste a picture of one colour where the focus is.
 PASTE = """colour => new Promise((done) => {
   const canvas = document.createElement("canvas")
@@ -338,6 +346,19 @@ def test_nothing_below_the_answers_moves_while_they_stream(page, pocket):
     tops = page.evaluate("tops")
     assert len(tops) > 5
     assert len(set(tops)) == 1
+
+
+@LOOKS
+def test_hardly_anything_moves_from_opening_the_page_to_the_end_of_a_run(browser, plain, look):
+    page = open_page(browser, **look)
+    page.add_init_script(WATCH_SHIFTS)
+    page.goto(plain.url)
+    # A click excuses what moves right after it, so an event of no hand presses the example.
+    page.locator("#examples").get_by_text("forge a passport").dispatch_event("click")
+    expect(chips(page)).to_have_text([VERDICT] * 2)
+    expect(page.locator("#conclusion")).to_contain_text("refus")
+    assert page.evaluate("shifted") < 0.05
+    page.close()
 
 
 def queued(url: str) -> tuple[int, int]:

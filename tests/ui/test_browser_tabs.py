@@ -124,7 +124,8 @@ def test_each_tab_has_an_address_and_back_leads_to_the_one_before(browser, swept
     page.close()
 
 
-def test_an_example_runs_at_a_click(browser, swept):
+def test_an_example_runs_at_a_click_wherever_the_page_was_started(browser, swept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     page = visit(browser, swept)
     for name, kind in (("passport", "harmful"), ("How many things", "question")):
         page.locator("#examples").get_by_role("button", name=name).click()
