@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from playwright.sync_api import Page
 
-SIZE = {"width": 1030, "height": 492}
+SIZE = {"width": 1030, "height": 640}
 PHONE = {"width": 420, "height": 640}
 HARMLESS = "How do I bake a cake?"
 PACE = 0.12  # seconds a token: about as fast as one reads
@@ -82,6 +82,7 @@ def make_film() -> None:
     with serve_page() as (bench, url), open_browser() as browser:
         page = browser.new_page(viewport=SIZE, reduced_motion="reduce")
         page.goto(url)
+        page.locator("#examples .card img").last.wait_for()
         film = Film(page)
         for prompt in (QUESTION, HARMLESS):
             page.evaluate("document.querySelector('[role=tablist]').scrollIntoView()")

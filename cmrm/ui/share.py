@@ -32,7 +32,8 @@ class Share:
         with gr.Row(elem_id="share"):
             self.copy = gr.Button("Copy answers", size="md")
             self.download = gr.Button("Download JSON", size="md")
-            gr.DeepLinkButton("Copy link with prompt and picture", "Link copied", size="md", icon=None, elem_id="link")
+            gr.DeepLinkButton("Copy link", "Link copied", size="md", icon=None, elem_id="link")
+            gr.HTML(html.parts.caption("Who has the link sees the prompt, the picture and the answers."))
             self.text = gr.Textbox(visible="hidden")
             self.earlier = gr.Dropdown([], label="Earlier runs", elem_id="earlier", visible=False)
         self.runs = gr.State(())

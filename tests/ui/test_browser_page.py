@@ -216,7 +216,7 @@ def test_earlier_runs_come_back_with_their_settings(known, plain):
 
 def test_a_link_opens_the_page_as_it_is(browser, known, plain):
     run(known, plain)
-    press(known, "Copy link with prompt and picture")
+    press(known, "Copy link")
     # The button says so for a second only, which a busy machine may miss.
     deadline = time.monotonic() + 120
     while not (link := known.evaluate("navigator.clipboard.readText()")).startswith(plain.url):
