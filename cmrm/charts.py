@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from pathlib import Path
 
 import plotly.graph_objects as go
 
@@ -14,6 +15,10 @@ from .judging.statistics import Rate
 COLOURS = {"green": "#16963f", "orange": "#d56a10", "violet": "#a259e6", "blue": "#4a7cf0", "grey": "#76859a"}
 TEXT = "#76859a"  # readable on both; CSS gives text its full contrast, where it is used
 STYLE = ".js-plotly-plot text { fill: currentColor !important; } .js-plotly-plot .modebar { display: none; }"
+
+SCRIPT = Path(__file__).with_suffix(".js").read_text("utf-8")
+"""Lets buttons with `data-take` take the plot beside them along, as "png", "svg" or "csv"."""
+TAKES = ("png", "svg", "csv")
 
 TITLES = (
     "From text to image, and back",

@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cmrm.charts import COLOURS, STYLE, alpha_curves, pictures
 from cmrm.explaining.explain import END, Candidate, Explanation, Gap, Parting
+from cmrm.explaining.summary import summarize
 from cmrm.judging.statistics import Rate
 
 LAYERS = 5
@@ -60,6 +62,29 @@ def found() -> Explanation:
         alphas=(0.0, 1.0, 1.1, 2.0),
         openings=(0.01, 0.5, 0.625, 0.99),
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.01, 0.97, "Steering made a refusal the likely opening (1.0% unsteered, 97.0% steered), and "),
+        (0.9, 0.2, "Steering made a refusal an unlikely opening (90.0% unsteered, 20.0% steered), and "),
+        (0.9, 0.99, "A refusal was the likely opening by itself, and stays so (90.0% unsteered"),
+        (0.01, 0.02, "A refusal stays an unlikely opening (1.0% unsteered, 2.0% steered), and "),
+    ],
+)
+def test_an_explanation_comes_to_one_sentence(found, before, after, said):
+    shown = summarize(replace(found, openings=(before, 0.5, after, 0.99)))
+    assert shown.startswith(said)
+    assert shown.endswith("the prompt's state at layer 3 came nearer to its text-only place (cosine 0.30 to 0.80).")
+
+
+def test_the_sentence_says_where_little_or_the_contrary_happened(found):
+    level, away = (0.5,) * LAYERS, (0.4,) * LAYERS
+    same = replace(found, parting=parting(place=None), cosines={"unsteered": level, "steered": level})
+    assert summarize(same).startswith("Both answers are the same, token by token: a refusal opens them with 1.0%")
+    assert "hardly came nearer" in summarize(same)
+    assert "went away from" in summarize(replace(same, cosines={"unsteered": level, "steered": away}))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from ..charts import STYLE, Plot, alpha_curves, pictures
+from ..charts import SCRIPT, STYLE, TAKES, Plot, alpha_curves, pictures
 from ..data.records import Record
 from ..explaining.explanation import Explanation
+from ..explaining.summary import summarize
 from ..judging.statistics import Rate
 from ..templates import load_template
 from .journal import Entry
@@ -24,8 +25,11 @@ def render_report(report: Report, records: Sequence[Record], why: Explanation | 
         report=report,
         curves=list(draw_curves(report)),
         why=pictures(why) if why else [],
+        summary=summarize(why) if why else "",
         style=STYLE,
         plotly=get_plotlyjs(),
+        script=SCRIPT,
+        takes=TAKES,
         examples=list(find_examples(report, records)),
         settings=json.dumps(report.settings, indent=2),
     )

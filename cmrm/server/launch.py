@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
 from .. import ui
+from ..charts import SCRIPT
 from ..errors import CmrmError
 from ..files import ASSETS
 from ..ui.gradio_private import replace_fetching
@@ -83,6 +84,7 @@ def launch(
             prevent_thread_lock=not block,
             theme=theme,
             css_paths=[page / "style.css"],
+            head=f"<script>{SCRIPT}</script>",
             head_paths=[page / "head.html"],
             footer_links=["api"],
             allowed_paths=[str(ASSETS / "examples")],  # wherever it is started from

@@ -147,7 +147,7 @@ class _Anchors:
             self.results: gr.Column(visible=True),
             self.facts: html.write_offsets(offsets, offsets.check(self.bench.engine.identity)),
             self.plot: picture.figure,
-            self.caption: html.parts.caption(picture.alt),
+            self.caption: html.write_caption(picture),
             self.download: offer_download(self.blocks, "offsets.safetensors", offsets.save),
             self.made: offsets,
         }

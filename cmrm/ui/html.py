@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..answering.steps import Row
-from ..charts import COLOURS
+from ..charts import COLOURS, TAKES, Plot
 from ..explaining.explanation import END, Candidate, Parting
 from ..settings import METHODS
 from ..steering.offsets import Offsets
@@ -213,6 +213,11 @@ def write_offsets(offsets: Offsets, warnings: Sequence[str]) -> str:
     known = offsets.facts()
     facts = {"Vectors": f"{layers} layers, {hidden} wide", **{label: known[name] for name, label in _FACTS.items()}}
     return parts.offsets(facts, warnings)
+
+
+def write_caption(plot: Plot) -> str:
+    """Return what a plot shows in words, and the buttons that take it along."""
+    return parts.plot_caption(plot, TAKES)
 
 
 def write_tokens(parting: Parting, veil: Veil = "open") -> str:

@@ -140,5 +140,5 @@ class _Sweep:
             yield {
                 self.curve: gr.Column(visible=True),
                 self.plot: picture.figure,
-                self.caption: html.parts.caption(picture.alt),
+                self.caption: html.write_caption(picture),
             }

@@ -7,6 +7,7 @@ import gradio as gr
 from ..charts import TITLES, pictures
 from ..errors import CmrmError
 from ..explaining.explanation import Explanation
+from ..explaining.summary import summarize
 from ..progress import relay
 from ..workbench import Workbench
 from . import html
@@ -38,7 +39,7 @@ class _Why:
         self.note = gr.HTML("", elem_id="why-note")
         self.plots, self.captions = [], []
         with gr.Column(visible=False) as self.results:
-            self.tokens = gr.HTML("")
+            self.summary, self.tokens = gr.HTML(""), gr.HTML("")
             with gr.Row(elem_id="pictures"):
                 for title in TITLES:
                     with gr.Column(min_width=300):
@@ -51,7 +52,7 @@ class _Why:
     def connect(self, view: gr.State, clear: gr.Button) -> None:
         frame = [self.note, self.progress, self.results]
         waiting = self.explain.click(self.begin, self.progress, frame[:2], **QUICK)
-        outputs = [*frame, self.tokens, self.parting, *self.plots, *self.captions]
+        outputs = [*frame, self.summary, self.tokens, self.parting, *self.plots, *self.captions]
         running = waiting.success(self.stream, view, outputs, **run_model(self.bench, self.note))
         follow_stop(running, self.note, self.progress)
         self.stop.click(None, cancels=[running])
@@ -90,8 +91,9 @@ class _Why:
             self.note: html.parts.note(f"\u201c{request.prompt.strip()}\u201d {beside}, {steering}:"),
             self.progress: "",
             self.results: gr.Column(visible=True),
+            self.summary: html.parts.summary(summarize(found)),
             self.tokens: html.write_tokens(found.parting, choose_veil(view)),
             self.parting: found.parting,
             **{plot: picture.figure for plot, picture in zip(self.plots, shown, strict=True)},
-            **{caption: html.parts.caption(picture.alt) for caption, picture in zip(self.captions, shown, strict=True)},
+            **{caption: html.write_caption(picture) for caption, picture in zip(self.captions, shown, strict=True)},
         }

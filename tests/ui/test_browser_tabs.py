@@ -108,6 +108,27 @@ def test_a_strength_is_chosen_from_the_strip_and_from_a_sweep(browser, swept, lo
     page.close()
 
 
+def test_a_plot_is_taken_as_a_picture_and_as_its_numbers(browser, swept):
+    page = visit(browser, swept)
+    open_tab(page, "Sweep")
+    page.locator("#sweep-prompt textarea").fill("Bake bread")
+    page.get_by_label("Alphas").fill("0.5,1.5")
+    press(page, "Sweep")
+    expect(page.locator("#sweep-results .js-plotly-plot .main-svg").first).to_be_visible()
+    taken = {}
+    for kind in ("png", "svg", "csv"):
+        with page.expect_download() as download:
+            press(page, f"Refusal and fluency over alpha as {kind.upper()}")
+        assert download.value.suggested_filename == f"refusal-and-fluency-over-alpha.{kind}"
+        taken[kind] = download.value.path().read_bytes()
+    assert taken["png"].startswith(b"\x89PNG")
+    assert taken["svg"].startswith(b"<svg")
+    header, *rows = taken["csv"].decode().splitlines()
+    assert header == "trace,x,y,above,below"
+    assert {"refused,1.5,-1,,", "complied,0,-1,,", "complied,0.5,-1,,"} <= set(rows)
+    page.close()
+
+
 @LOOKS
 def test_each_tab_has_an_address_and_back_leads_to_the_one_before(browser, swept, look):
     page = visit(browser, swept, **look)
