@@ -201,7 +201,7 @@ def test_a_run_names_the_anchors_that_its_offsets_were_measured_on(tiny_bench):
     [
         ({"estimator": "median"}, "estimator is 'median'"),
         ({"corruption": "rain"}, "corruption is 'rain'"),
-        ({"layers": [4]}, "layers from 0 to 3"),
+        ({"layers": [4]}, "Layers go from 0 to 3"),
         ({"positions": "first"}, "positions is 'first'"),
         ({"steps": "some"}, "steps is 'some'"),
         ({"third": "fourth"}, "third is 'fourth'"),

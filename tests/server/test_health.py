@@ -100,7 +100,7 @@ def test_a_full_queue_rejects_at_once_and_goes_on(served):
 def click(served) -> list:
     """What a click on Run brings before its turn."""
     begin = next(one.fn for one in served.blocks.fns.values() if one.name == "begin")
-    return begin(SimpleNamespace(target=None), View(False), False, PROMPT, *asdict(Settings()).values())
+    return begin(SimpleNamespace(target=None), View(False), False, "", None, PROMPT, *asdict(Settings()).values())
 
 
 def lines(caplog) -> list[dict]:

@@ -101,9 +101,9 @@ def test_a_strength_is_chosen_from_the_strip_and_from_a_sweep(browser, swept, lo
     press(page, "Sweep")
     press(page, "Open alpha 1.5 in Compare")
     expect(page.locator("#pane-1")).to_contain_text("alpha 1.5")
-    expect(page.get_by_label("Prompt")).to_have_value("Bake bread")
+    expect(page.locator("#prompt textarea")).to_have_value("Bake bread")
     expect(page.locator("#image img")).to_be_visible()
-    expect(chips(page)).to_have_text([VERDICT] * 2)
+    expect(page.locator("#panes .chip")).to_have_text([VERDICT] * 2)
     expect(page.get_by_role("button", name="Try other strengths")).to_be_visible()
     page.close()
 
