@@ -61,6 +61,7 @@ def found() -> Explanation:
         parting=parting(),
         alphas=(0.0, 1.0, 1.1, 2.0),
         openings=(0.01, 0.5, 0.625, 0.99),
+        alone=False,
     )
 
 
@@ -85,6 +86,16 @@ def test_the_sentence_says_where_little_or_the_contrary_happened(found):
     assert summarize(same).startswith("Both answers are the same, token by token: a refusal opens them with 1.0%")
     assert "hardly came nearer" in summarize(same)
     assert "went away from" in summarize(replace(same, cosines={"unsteered": level, "steered": away}))
+
+
+@pytest.mark.parametrize(
+    ("after", "said"), [(0.25, "left it (cosine 1.00 to 0.25)"), (0.998, "hardly left it (cosine 1.00 to 1.00)")]
+)
+def test_the_sentence_of_text_alone_speaks_of_no_way_back(found, after, said):
+    shown = summarize(replace(found, alone=True, cosines={"unsteered": (1.0,) * LAYERS, "steered": (after,) * LAYERS}))
+    assert shown.endswith(
+        f", and as the prompt is text alone, its state at layer 3 began in its text-only place and {said}."
+    )
 
 
 @pytest.mark.parametrize(

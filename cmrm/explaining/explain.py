@@ -120,6 +120,7 @@ def explain(
         parting=parting,
         alphas=alphas,
         openings=_floats(opening_probability(at.probabilities, refusals)),
+        alone=run.prompt.image is None,
     )
 
 

@@ -63,7 +63,8 @@ class Explanation:
     text-only one. `projections` are dot products with the refusal direction of Arditi et al. (arXiv
     2406.11717), the unit vector from the mean of the harmless text-only anchors to that of the harmful:
     of the prompt ("text only", "unsteered", "steered") and of both means ("harmful", "harmless").
-    `openings` is the probability that the first token opens a refusal, at each of `alphas`.
+    `openings` is the probability that the first token opens a refusal, at each of `alphas`. `alone`: the request had
+    no image, and its unsteered state is its text-only one.
     """
 
     method: Method
@@ -79,3 +80,4 @@ class Explanation:
     parting: Parting
     alphas: Floats
     openings: Floats
+    alone: bool

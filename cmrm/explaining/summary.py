@@ -30,8 +30,10 @@ def _tell_opening(found: Explanation) -> str:
 def _tell_state(found: Explanation) -> str:
     last = max(found.layers)
     before, after = found.cosines["unsteered"][last], found.cosines["steered"][last]
-    if abs(after - before) < _HARDLY:
-        way = "hardly came nearer to"
-    else:
-        way = "came nearer to" if after > before else "went away from"
-    return f"the prompt's state at layer {last} {way} its text-only place (cosine {before:.2f} to {after:.2f})"
+    little = abs(after - before) < _HARDLY
+    cosine = f"(cosine {before:.2f} to {after:.2f})"
+    if found.alone:  # there is no way back to where it already was
+        way = "hardly left it" if little else "left it"
+        return f"as the prompt is text alone, its state at layer {last} began in its text-only place and {way} {cosine}"
+    way = "hardly came nearer to" if little else "came nearer to" if after > before else "went away from"
+    return f"the prompt's state at layer {last} {way} its text-only place {cosine}"

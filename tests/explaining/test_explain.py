@@ -69,6 +69,7 @@ def test_states_of_the_prompt(bench, found):
     norms = np.linalg.norm(before, axis=1)
     assert found.added == near(ALPHA * np.linalg.norm(bench.offsets.values, axis=1) / norms)
     assert found.moved == near(np.linalg.norm(after - before, axis=1) / norms)
+    assert not found.alone
     for name, states in (("unsteered", before), ("steered", after)):
         expected = torch.nn.functional.cosine_similarity(torch.tensor(states), torch.tensor(text), dim=1)
         assert found.cosines[name] == near(expected.numpy())
@@ -118,6 +119,7 @@ def test_unsteered_layers_add_nothing(bench):
 
 def test_without_an_image_the_unsteered_state_is_the_text_only_one(bench):
     alone = explain(bench, None, PROMPT, answers=((), ()))
+    assert alone.alone
     assert alone.cosines["unsteered"] == near(np.ones(4))
     assert alone.gaps[0].anchors["image"] == alone.gaps[0].anchors["blank image"]
 
