@@ -2,7 +2,9 @@
 (() => {
   const save = (address, name) => Object.assign(document.createElement('a'), {href: address, download: name}).click();
   const quote = (cell) => /[",\n]/.test(cell) ? `"${String(cell).replaceAll('"', '""')}"` : String(cell ?? '');
-  const tabulate = (traces) => traces.filter(({visible}) => visible !== false).flatMap(({name, x, y, error_y: error}) =>
+  // A trace that the legend leaves out is a guide for the eye, and its points are those of others.
+  const shown = ({visible, showlegend}) => visible !== false && showlegend !== false;
+  const tabulate = (traces) => traces.filter(shown).flatMap(({name, x, y, error_y: error}) =>
     Array.from(x, (at, k) => [name, at, y[k], error?.array?.[k], error?.arrayminus?.[k]]));
   const draw = (plot, format) => {
     const {color, backgroundColor} = getComputedStyle(document.body);

@@ -125,6 +125,7 @@ def test_a_plot_is_taken_as_a_picture_and_as_its_numbers(browser, swept):
     assert taken["svg"].startswith(b"<svg")
     header, *rows = taken["csv"].decode().splitlines()
     assert header == "trace,x,y,above,below"
+    assert len(rows) == 3  # each point once
     assert {"refused,1.5,-1,,", "complied,0,-1,,", "complied,0.5,-1,,"} <= set(rows)
     page.close()
 
